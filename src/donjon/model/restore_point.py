@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A VM at one moment, whole, as kept in a repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+
+
+class Consistency(IntEnum):
+    """How orderly the guest was at the moment of the restore point; higher is better."""
+
+    CRASH = 1
+    FILESYSTEM = 2
+    APPLICATION = 3
+    OFFLINE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStamp:
+    """By which an image file is known again, unchanged: the file system's own record of its last change.
+
+    Times in nanoseconds since 1970. `settled` is False where the last change was too close to the moment the stamp
+    was taken for a later one to show (file systems keep times by the tick).
+    """
+
+    path: str
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DiskPoint:
+    """One disk within a restore point.
+
+    Sizes in bytes. `path` is where the disk lies in the snapshot's tree ("/web01/vda/vda.raw"). `checkpoint` is the
+    name of the change-tracking bitmap that began at this moment; `stamps` are those of the image and of every image
+    behind it. `had_internal_snapshots` makes the bitmap useless as a base: a revert would not show in it.
+    """
+
+    target: str
+    path: str
+    size: int
+    block_size: int
+    source: str | None
+    image_format: str
+    image_options: dict[str, str]
+    stamps: tuple[ImageStamp, ...] = ()
+    checkpoint: str | None = None
+    had_internal_snapshots: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SideFilePoint:
+    """A file or directory beside the disks, within a restore point.
+
+    `role` as in SideFile; `source` is where it was on the host, `path` where it lies in the snapshot's tree.
+    """
+
+    role: str
+    source: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A drive of the VM whose content is not in the restore point, and why."""
+
+    target: str
+    reason: str
+    source: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that a restore point says of itself: the text of its donjon.json.
+
+    `format` is the version of this very structure; `consistency` the name of a Consistency in lower case.
+    """
+
+    format: int
+    program: str
+    vm_uuid: str
+    vm_name: str
+    host: str
+    taken_at: datetime
+    method: str
+    consistency: str
+    disks: tuple[DiskPoint, ...]
+    side_files: tuple[SideFilePoint, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def disk(self, target: str) -> DiskPoint | None:
+        """The disk of that name, if it is in the restore point."""
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePoint:
+    """A VM at one moment, as the repository lists it.
+
+    `id` is the snapshot's (64 hex digits). `origin` is the id it had when it was taken, which stays when a snapshot is
+    tagged, rewritten or copied. `tree` is the id of its root tree (32 bytes), `size` the bytes of its disks.
+    """
+
+    id: str
+    origin: str
+    vm_uuid: str
+    vm_name: str
+    host: str
+    taken_at: datetime
+    method: str
+    consistency: str
+    size: int
+    tree: bytes
