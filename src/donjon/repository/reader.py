@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading: disks at any place or all the way through, trees and small files; every byte proven before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+
+from donjon.errors import DonjonError, IntegrityError
+from donjon.repository.blob_index import Location
+from donjon.repository.block_map import BlockMap
+from donjon.repository.format.blob import ID_LENGTH, BlobType
+from donjon.repository.format.compression import decompress_parts
+from donjon.repository.format.crypto import NONCE_LENGTH, TAG_LENGTH, Opening
+from donjon.repository.format.go_json import quote_name
+from donjon.repository.format.tree import Node, Tree, decode_tree, split_contents
+from donjon.repository.repository import Repository, plaintext_length
+from donjon.repository.spool import Spool
+from donjon.repository.store import FileName, FileType
+
+_CACHE = 64 << 20
+_PART = 4 << 20
+_STREAM_FROM = 8 << 20
+
+
+class BlobCache:
+    """The blobs read last, up to so many bytes. Thread-safe."""
+
+    def __init__(self, repository: Repository, capacity: int = _CACHE) -> None:
+        self._repository = repository
+        self._capacity = capacity
+        self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
+        self._size = 0
+        self._guard = threading.Lock()
+
+    def load(self, blob: bytes) -> bytes:
+        """A data blob. Raises as `Repository.load_blob`."""
+        with self._guard:
+            if blob in self._blobs:
+                self._blobs.move_to_end(blob)
+                return self._blobs[blob]
+        plaintext = self._repository.load_blob(BlobType.DATA, blob)
+        with self._guard:
+            if blob not in self._blobs:
+                self._blobs[blob] = plaintext
+                self._size += len(plaintext)
+            while self._size > self._capacity and len(self._blobs) > 1:
+                self._size -= len(self._blobs.popitem(last=False)[1])
+        return plaintext
+
+
+class Image:
+    """A disk in the repository, readable at any place from several threads."""
+
+    def __init__(self, repository: Repository, block_map: BlockMap, cache: BlobCache | None = None) -> None:
+        self.block_map = block_map
+        self.size = block_map.size
+        self._cache = cache or BlobCache(repository)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes from `offset` on; fewer than `length` only at the end of the disk.
+
+        Raises:
+            ValueError: a negative offset or length.
+            IntegrityError: a block is damaged or missing.
+        """
+        if offset < 0 or length < 0:
+            raise ValueError("negative offset or length")
+        end = min(offset + length, self.size)
+        parts = []
+        while offset < end:
+            block, within = divmod(offset, self.block_map.block_size)
+            plaintext = self.load_block(block)
+            part = plaintext[within : within + end - offset]
+            parts.append(part)
+            offset += len(part)
+        return b"".join(parts)
+
+    def load_block(self, block: int) -> bytes:
+        """One block, whole."""
+        plaintext = self._cache.load(self.block_map.ids(block, block + 1))
+        if len(plaintext) != self.block_map.length_of(block):
+            expected = self.block_map.length_of(block)
+            raise IntegrityError(f"cannot read block {block} of a disk: {len(plaintext)} bytes instead of {expected}")
+        return plaintext
+
+
+def load_tree(repository: Repository, blob: bytes) -> Tree:
+    """A directory of ordinary size. Raises IntegrityError."""
+    return decode_tree(repository.load_blob(BlobType.TREE, blob))
+
+
+def load_disk_tree(repository: Repository, blob: bytes, size: int, block_size: int) -> tuple[Node, BlockMap]:
+    """The directory that holds one disk: the disk's node and its block map, in bounded memory.
+
+    `blob` is the tree's id, `size` the disk's in bytes.
+
+    Raises:
+        IntegrityError: it is damaged, holds anything else, or the disk has not as many blocks as its size asks for.
+    """
+    block_map = BlockMap(size, block_size)
+    try:
+        tree = stream_tree(repository, blob, lambda _, ids: block_map.append(ids))
+        if len(tree.nodes) != 1 or tree.nodes[0].size != size or not block_map.complete:
+            raise IntegrityError(f"cannot read the map of a disk: tree {blob.hex()[:16]} is not one of {size} bytes")
+    except BaseException:
+        block_map.close()
+        raise
+    return tree.nodes[0], block_map
+
+
+def stream_tree(repository: Repository, blob: bytes, keep: Callable[[int, bytes], None]) -> Tree:
+    """A directory of any size, its lists of content passed to `keep` as by `split_contents`.
+
+    Raises:
+        IntegrityError: it is damaged, or not a directory as Go writes it.
+    """
+    locations = repository.locations(BlobType.TREE, blob)
+    if not locations or plaintext_length(locations[0]) < _STREAM_FROM:
+        return split_contents([repository.load_blob(BlobType.TREE, blob)], keep)
+    failure: DonjonError | None = None
+    for location in locations:
+        with Spool() as sealed:
+            try:
+                opening = _authenticated(repository, location, sealed)
+            except DonjonError as error:
+                failure = failure or error
+                continue
+            return split_contents(_plaintext(opening, location, sealed, blob), keep)
+    assert failure
+    raise failure
+
+
+def stream_blob(repository: Repository, blob: bytes, location: Location) -> Iterator[bytes]:
+    """A blob's plaintext in parts, authenticated before the first; whether it is the right one shows at the end.
+
+    Raises:
+        IntegrityError: it is damaged, or not the blob; what came before is worth nothing then.
+    """
+    with Spool() as sealed:
+        yield from _plaintext(_authenticated(repository, location, sealed), location, sealed, blob)
+
+
+def _authenticated(repository: Repository, location: Location, sealed: Spool) -> Opening:
+    opening = Opening(repository.key, location.length)
+    name = FileName(FileType.PACK, location.pack.hex())
+    for at in range(0, location.length, _PART):
+        part = repository.store.load(name, location.offset + at, min(_PART, location.length - at))
+        opening.authenticate(part)
+        sealed.append(part)
+    opening.verify()
+    return opening
+
+
+def _plaintext(opening: Opening, location: Location, sealed: Spool, blob: bytes) -> Iterator[bytes]:
+    """The tree's text in parts; that it is the right one is known, and said, only at the end."""
+    parts = map(opening.decrypt, sealed.parts(NONCE_LENGTH, len(sealed) - TAG_LENGTH))
+    digest = hashlib.sha256()
+    for part in decompress_parts(parts) if location.uncompressed_length else parts:
+        digest.update(part)
+        yield part
+    if digest.digest() != blob:
+        raise IntegrityError(f"cannot read tree {blob.hex()[:16]}: its content is not what its name promises")
+
+
+def find_node(repository: Repository, tree: bytes, path: str) -> Node:
+    """The node at "/a/b" below a tree.
+
+    Raises:
+        IntegrityError: there is none.
+    """
+    node: Node | None = None
+    for part in path.strip("/").split("/"):
+        if node is not None:
+            if node.subtree is None:
+                break
+            tree = bytes.fromhex(node.subtree)
+        node = next((n for n in load_tree(repository, tree).nodes if n.name == quote_name(part)), None)
+        if node is None:
+            break
+    if node is None:
+        raise IntegrityError(f"cannot find {path} in the snapshot")
+    return node
+
+
+def read_file(repository: Repository, node: Node) -> Iterator[bytes]:
+    """A file's content, blob by blob. Raises IntegrityError."""
+    for blob in node.content or []:
+        if len(blob) != ID_LENGTH * 2:
+            raise IntegrityError(f"cannot read {node.name}: its list of content is malformed")
+        yield repository.load_blob(BlobType.DATA, bytes.fromhex(blob))

@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing: blobs are sealed by many threads, packed in order by one, and found by others only once durable.
+
+Order of durability: packs, then the index that names them, then the snapshot, which is the commit point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from os import cpu_count
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
+
+from donjon import trace
+from donjon.errors import DonjonError, FileExistsInStoreError, IntegrityError
+from donjon.repository import lock
+from donjon.repository.format.blob import BlobType, PackedBlob, blob_id
+from donjon.repository.format.compression import FASTEST, CompressionStream, Compressor, decompress
+from donjon.repository.format.crypto import Buffer, open_sealed, seal, seal_stream
+from donjon.repository.format.index_file import encode_index
+from donjon.repository.format.pack import encode_header
+from donjon.repository.format.snapshot import Snapshot, encode_snapshot
+from donjon.repository.ordered import map_ordered
+from donjon.repository.repository import Repository
+from donjon.repository.spool import Spool
+from donjon.repository.store import FileName, FileType
+
+SMALLEST_PACK = 4 << 20
+LARGEST_PACK = 128 << 20
+_BLOBS_PER_INDEX = 50_000
+_INDEX_AFTER_S = 300.0
+_PACKS_IN_FLIGHT = 2
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How to write.
+
+    `level` is zstd's (1 fast .. 19 small); `pack_size` in bytes; `verify` opens every blob again before it is kept;
+    `workers` seal blobs (0: one per processor).
+    """
+
+    level: int = FASTEST
+    pack_size: int = 16 << 20
+    verify: bool = False
+    workers: int = 0
+
+
+class Prepared(NamedTuple):
+    """A blob on its way into a pack; `sealed` is None if the repository has it already."""
+
+    id: bytes
+    type: BlobType
+    sealed: bytearray | Spool | None
+    uncompressed_length: int
+    plain_length: int
+
+
+@dataclass(slots=True)
+class Written:
+    """What has been added so far: numbers of blobs, bytes before (`added`) and after compression (`stored`)."""
+
+    data_blobs: int = 0
+    tree_blobs: int = 0
+    added: int = 0
+    stored: int = 0
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    blobs: list[PackedBlob] = field(default_factory=list)
+    parts: list[bytearray | Spool] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, prepared: Prepared) -> None:
+        assert prepared.sealed is not None
+        length = len(prepared.sealed)
+        self.blobs.append(PackedBlob(prepared.id, prepared.type, self.size, length, prepared.uncompressed_length))
+        self.parts.append(prepared.sealed)
+        self.size += length
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """A finished pack's bytes, any number of times over."""
+
+    parts: list[bytearray | Spool]
+    header: bytes
+
+    def __iter__(self) -> Iterator[Buffer]:
+        for part in self.parts:
+            if isinstance(part, Spool):
+                yield from part.parts()
+            else:
+                yield part
+        yield self.header
+
+
+class Writer:
+    """Adds to a repository whose lock is held. Only `prepare` may be called from several threads.
+
+    Leaving the block without `flush` keeps what was finished, indexed, for a later run to find; it commits nothing.
+    """
+
+    def __init__(self, repository: Repository, held: lock.Lock, options: WriteOptions) -> None:
+        self.written = Written()
+        self._repository = repository
+        self._lock = held
+        self._options = options
+        self._open = {kind: _OpenPack() for kind in BlobType}
+        self._claimed: set[tuple[BlobType, bytes]] = set()
+        self._guard = threading.Lock()
+        self._per_thread = threading.local()
+        self._worker_count = options.workers or cpu_count() or 1
+        self._workers = ThreadPoolExecutor(self._worker_count, "donjon-seal")
+        self._savers = ThreadPoolExecutor(_PACKS_IN_FLIGHT, "donjon-save")
+        self._saving: deque[Future[None]] = deque()
+        self._unindexed: list[tuple[bytes, list[PackedBlob]]] = []
+        self._indexed_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._workers.shutdown(cancel_futures=True)
+        self._savers.shutdown()
+        if error is not None and self._unindexed:
+            with suppress(DonjonError):
+                self._save_index()
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Results of `function`, called by the workers, in the order of the items; only a few items ahead."""
+        return map_ordered(self._workers, function, items, ahead=2 * self._worker_count)
+
+    def prepare(self, type: BlobType, plaintext: Buffer) -> Prepared:
+        """Hash a blob and, if it is new, compress and seal it. Thread-safe; the result must be given to `add`."""
+        blob = blob_id(plaintext)
+        if not self._claim(type, blob):
+            return Prepared(blob, type, None, 0, len(plaintext))
+        compressed = self._compressor().compress(plaintext)
+        sealed = seal(self._repository.key, plaintext if compressed is None else compressed)
+        length = 0 if compressed is None else len(plaintext)
+        if self._options.verify:
+            _verify(self._repository, blob, sealed, length)
+        return Prepared(blob, type, sealed, length, len(plaintext))
+
+    def add(self, prepared: Prepared) -> bytes:
+        """Put a prepared blob into the pack that is open; returns its id.
+
+        Raises:
+            StoreError: an earlier pack could not be saved.
+        """
+        if prepared.sealed is not None:
+            pack = self._open[prepared.type]
+            pack.add(prepared)
+            self._count(prepared)
+            if pack.size >= self._options.pack_size:
+                self._close_pack(prepared.type)
+        return prepared.id
+
+    def save_blob(self, type: BlobType, plaintext: Buffer) -> bytes:
+        """Keep a blob; returns its id."""
+        return self.add(self.prepare(type, plaintext))
+
+    def save_tree(self, parts: Iterable[bytes]) -> bytes:
+        """Keep a directory whose text comes in parts, however long it is; returns its id."""
+        digest = hashlib.sha256()
+        length = 0
+        stream = CompressionStream()
+
+        def compressed() -> Iterator[bytes]:
+            nonlocal length
+            for part in parts:
+                digest.update(part)
+                length += len(part)
+                yield stream.update(part)
+            yield stream.finish()
+
+        sealed = Spool()
+        for piece in seal_stream(self._repository.key, compressed()):
+            sealed.append(piece)
+        blob = digest.digest()
+        if not self._claim(BlobType.TREE, blob):
+            sealed.close()
+            return blob
+        return self.add(Prepared(blob, BlobType.TREE, sealed, length, length))
+
+    def flush(self) -> None:
+        """Make everything added so far durable, and findable by others.
+
+        Raises:
+            StoreError: it could not be; nothing that was there before is lost.
+        """
+        for kind in BlobType:
+            self._close_pack(kind)
+        while self._saving:
+            self._saving.popleft().result()
+        with self._guard:
+            if self._unindexed:
+                self._save_index()
+
+    def save_snapshot(self, snapshot: Snapshot) -> str:
+        """Commit: from here on the snapshot exists. Flushes first; returns the snapshot's id."""
+        self.flush()
+        self._lock.verify()
+        trace.reached("writer.before-snapshot")
+        name = self._repository.files.save(FileType.SNAPSHOT, encode_snapshot(snapshot))
+        trace.reached("writer.snapshot-saved")
+        return name
+
+    def _claim(self, type: BlobType, blob: bytes) -> bool:
+        """Whether the blob is new, and the caller's to add."""
+        with self._guard:
+            if (type, blob) in self._claimed or self._repository.has_blob(type, blob):
+                return False
+            self._claimed.add((type, blob))
+            return True
+
+    def _compressor(self) -> Compressor:
+        compressor: Compressor | None = getattr(self._per_thread, "compressor", None)
+        if compressor is None:
+            compressor = self._per_thread.compressor = Compressor(self._options.level)
+        return compressor
+
+    def _count(self, prepared: Prepared) -> None:
+        if prepared.type is BlobType.DATA:
+            self.written.data_blobs += 1
+        else:
+            self.written.tree_blobs += 1
+        self.written.added += prepared.plain_length
+        self.written.stored += len(prepared.sealed or b"")
+
+    def _close_pack(self, type: BlobType) -> None:
+        pack, self._open[type] = self._open[type], _OpenPack()
+        if not pack.blobs:
+            return
+        while len(self._saving) >= _PACKS_IN_FLIGHT:
+            self._saving.popleft().result()
+        self._saving.append(self._savers.submit(self._save_pack, pack))
+
+    def _save_pack(self, pack: _OpenPack) -> None:
+        content = _Content(pack.parts, encode_header(self._repository.key, pack.blobs))
+        digest = hashlib.sha256()
+        for part in content:
+            digest.update(part)
+        with suppress(FileExistsInStoreError):  # nonces are random: the same name is the same file, saved before
+            self._repository.store.save(FileName(FileType.PACK, digest.hexdigest()), content)
+        trace.reached("writer.pack-saved")
+        for piece in pack.parts:
+            if isinstance(piece, Spool):
+                piece.close()
+        with self._guard:
+            self._repository.add_pack(digest.digest(), pack.blobs)
+            self._claimed.difference_update((blob.type, blob.id) for blob in pack.blobs)
+            self._unindexed.append((digest.digest(), pack.blobs))
+            many = sum(len(blobs) for _, blobs in self._unindexed) >= _BLOBS_PER_INDEX
+            if many or time.monotonic() - self._indexed_s > _INDEX_AFTER_S:
+                self._save_index()
+
+    def _save_index(self) -> None:
+        self._lock.verify()
+        name = self._repository.files.save(FileType.INDEX, encode_index(self._unindexed))
+        trace.reached("writer.index-saved")
+        self._repository.took_index(name)
+        self._unindexed = []
+        self._indexed_s = time.monotonic()
+
+
+def _verify(repository: Repository, blob: bytes, sealed: Buffer, uncompressed_length: int) -> None:
+    plaintext = open_sealed(repository.key, sealed)
+    if uncompressed_length:
+        plaintext = decompress(plaintext, uncompressed_length)
+    if blob_id(plaintext) != blob:
+        raise IntegrityError(
+            f"cannot store blob {blob.hex()[:16]}: what was sealed does not open to what was read",
+            hint="suspect this machine's memory or processor; nothing wrong was written",
+        )
+
+
+@contextmanager
+def writing(repository: Repository, options: WriteOptions | None = None) -> Iterator[Writer]:
+    """Lock a repository and add to it. The index is loaded under the lock, so that no prune goes unnoticed.
+
+    Raises:
+        RepositoryLockedError: somebody holds it exclusively.
+        RefusedError: the repository says that nobody may add to it.
+    """
+    with lock.held(repository.files) as held:
+        repository.load_index()
+        with Writer(repository, held, options or WriteOptions()) as writer:
+            yield writer
