@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One disk out of the repository: read pack by pack, proven block by block, written in the order of the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import NamedTuple, Protocol
+
+from donjon.errors import IntegrityError, StoreError
+from donjon.repository.blob_index import Location
+from donjon.repository.block_map import BlockMap
+from donjon.repository.format.blob import BlobType, Buffer, blob_id
+from donjon.repository.ordered import map_ordered
+from donjon.repository.repository import Repository
+from donjon.repository.store import FileName, FileType
+
+_STRETCH = 4 << 20
+
+
+class Sink(Protocol):
+    """Where a disk is written to, from its first byte to its last."""
+
+    def write(self, offset: int, buffer: Buffer) -> None:
+        """Put bytes there. Raises HostError."""
+        ...
+
+    def zero(self, offset: int, length: int) -> None:
+        """See to it that there are zeros, holes if possible. Raises HostError."""
+        ...
+
+
+class _Piece(NamedTuple):
+    """A blob, the `repeats` blocks from `start` on that it fills, and where it is; location None for zeros."""
+
+    start: int
+    repeats: int
+    blob: bytes
+    location: Location | None
+
+
+def restore_image(
+    repository: Repository, block_map: BlockMap, sink: Sink, *, progress: Callable[[int], None] = lambda _: None
+) -> None:
+    """Write a disk to a sink, in order, every block proven before it is written.
+
+    `progress` is called with the number of bytes dealt with since the last call.
+
+    Raises:
+        IntegrityError: a block is damaged or missing in the repository.
+        StoreError: the repository cannot be read.
+        HostError: the sink cannot be written.
+    """
+    workers = cpu_count() or 1
+    with ThreadPoolExecutor(workers, "donjon-open") as executor:
+        stretches = _stretches(_pieces(repository, block_map))
+        for stretch, blobs in map_ordered(
+            executor, lambda stretch: (stretch, _load(repository, block_map, stretch)), stretches, ahead=2 * workers
+        ):
+            _write(stretch, blobs, block_map, sink)
+            first, last = stretch[0], stretch[-1]
+            end = min((last.start + last.repeats) * block_map.block_size, block_map.size)
+            progress(end - first.start * block_map.block_size)
+
+
+def _pieces(repository: Repository, block_map: BlockMap) -> Iterator[_Piece]:
+    zeros = {blob_id(bytes(length)) for length in {block_map.block_size, block_map.length_of(block_map.blocks - 1)}}
+    for start, count, blob in block_map.runs():
+        if blob in zeros:
+            yield _Piece(start, count, blob, None)
+            continue
+        locations = repository.locations(BlobType.DATA, blob)
+        if not locations:
+            raise IntegrityError(
+                f"cannot restore block {start}: no index names blob {blob.hex()[:16]}",
+                hint="`donjon check` shows what is missing, `donjon repair index` may find it",
+            )
+        yield _Piece(start, count, blob, locations[0])
+
+
+def _stretches(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
+    """Neighbours that lie one after the other in a pack, to be read at once; zeros and repeats stand alone."""
+    stretch: list[_Piece] = []
+    length = 0
+    for piece in pieces:
+        if stretch and not (_adjacent(stretch[-1], piece) and length < _STRETCH):
+            yield stretch
+            stretch, length = [], 0
+        stretch.append(piece)
+        length += 0 if piece.location is None else piece.location.uncompressed_length or piece.location.length
+    if stretch:
+        yield stretch
+
+
+def _adjacent(left: _Piece, right: _Piece) -> bool:
+    if left.location is None or right.location is None or left.repeats > 1 or right.repeats > 1:
+        return False
+    return (
+        left.location.pack == right.location.pack
+        and left.location.offset + left.location.length == right.location.offset
+    )
+
+
+def _load(repository: Repository, block_map: BlockMap, stretch: list[_Piece]) -> list[bytes]:
+    """The blocks of a stretch; nothing for zeros."""
+    first, last = stretch[0].location, stretch[-1].location
+    if first is None or last is None:
+        return []
+    name = FileName(FileType.PACK, first.pack.hex())
+    blocks = []
+    try:
+        sealed = memoryview(repository.store.load(name, first.offset, last.offset + last.length - first.offset))
+        for piece in stretch:
+            assert piece.location is not None
+            at = piece.location.offset - first.offset
+            blocks.append(repository.open_blob(piece.blob, piece.location, sealed[at : at + piece.location.length]))
+    except (IntegrityError, StoreError):
+        # One by one, from whichever pack has them undamaged.
+        blocks = [repository.load_blob(BlobType.DATA, piece.blob) for piece in stretch]
+    for piece, block in zip(stretch, blocks, strict=True):
+        if len(block) != block_map.length_of(piece.start + piece.repeats - 1):
+            raise IntegrityError(f"cannot restore block {piece.start}: its blob has {len(block)} bytes")
+    return blocks
+
+
+def _write(stretch: list[_Piece], blocks: list[bytes], block_map: BlockMap, sink: Sink) -> None:
+    offset = stretch[0].start * block_map.block_size
+    if not blocks:
+        end = min((stretch[0].start + stretch[0].repeats) * block_map.block_size, block_map.size)
+        sink.zero(offset, end - offset)
+        return
+    for piece, block in zip(stretch, blocks, strict=True):
+        for number in range(piece.start, piece.start + piece.repeats):
+            sink.write(number * block_map.block_size, block)

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Roll a VM's disks back where they are. The present ones are kept beside, unless the operator says otherwise."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from donjon import trace
+from donjon.errors import ConfigError, HostError, RefusedError
+from donjon.hypervisors.hypervisor import Hypervisor
+from donjon.images.inspection import probe
+from donjon.images.locks import in_use
+from donjon.model.progress import Progress
+from donjon.model.restore_point import DiskPoint, RestorePoint
+from donjon.model.vm import Disk, Power, Vm
+from donjon.repository.repository import Repository
+from donjon.restore.disk import FILE_DEBT, find_disk, restore_disk
+from donjon.restore_points import load_manifest
+from donjon.state.ledger import Ledger
+
+SWAP_DEBT = "restore.swap"
+_WRITABLE = ("raw", "qcow2")
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A disk that was rolled back; `kept` is where its present state is now, None if it was discarded."""
+
+    target: str
+    path: str
+    kept: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RollBackReport:
+    """What was rolled back, to which restore point."""
+
+    restore_point: RestorePoint
+    vm_name: str
+    disks: tuple[RolledBack, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One disk on its way: restored beside the present image, then put in its place."""
+
+    point: DiskPoint
+    path: Path
+    image_format: str
+    beside: Path
+    kept: Path
+
+    @property
+    def on_device(self) -> bool:
+        return self.path.is_block_device()
+
+
+def roll_back(
+    repository: Repository,
+    point: RestorePoint,
+    ledger: Ledger,
+    vm: Vm,
+    progress: Progress,
+    *,
+    hypervisor: Hypervisor,
+    targets: tuple[str, ...] = (),
+    discard_present: bool = False,
+) -> RollBackReport:
+    """Put disks back to what they were at a restore point.
+
+    Everything is restored beside the present images and proven first; only then are they swapped.
+
+    Args:
+        repository: open.
+        point: of this VM.
+        ledger: keeps the swap whole.
+        vm: as it is now.
+        progress: is told.
+        hypervisor: that has the VM.
+        targets: which disks; all of the restore point if empty.
+        discard_present: the present state may be lost.
+
+    Raises:
+        RefusedError: the VM is not off, an image is in use, or the present state could not be kept.
+        IntegrityError: the restore point is damaged; nothing was changed.
+        HostError: the host stands in the way; every disk is as it was, or as it was at the restore point.
+    """
+    if hypervisor.power(vm.uuid) is not Power.OFF:
+        raise RefusedError(f"cannot roll {vm.name} back: it is not shut off", hint=f"`virsh shutdown {vm.name}` first")
+    manifest = load_manifest(repository, point)
+    chosen = [find_disk(manifest, target) for target in targets] if targets else list(manifest.disks)
+    steps = [_plan(vm, disk, discard_present) for disk in chosen]
+    with ExitStack() as held:
+        beside = [
+            held.enter_context(ledger.owing(FILE_DEBT, path=str(step.beside))) for step in steps if not step.on_device
+        ]
+        for step in steps:
+            progress.begin(step.point.target, step.point.size)
+            restore_disk(
+                repository,
+                point,
+                step.point,
+                step.path if step.on_device else step.beside,
+                image_format=step.image_format,
+                progress=progress.advance,
+            )
+        trace.reached("roll-back.restored")
+        for step in steps:
+            if not step.on_device:
+                _swap(ledger, step)
+        for debt in beside:
+            debt.forgive()
+    return RollBackReport(point, vm.name, tuple(_finish(step, discard_present) for step in steps))
+
+
+def put_back(path: str, kept: str) -> None:
+    """Undo half a swap: if nothing took the image's place, it goes back there."""
+    if not Path(path).exists() and Path(kept).exists():
+        Path(kept).rename(path)
+
+
+def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
+    present = next((d for d in vm.disks if d.target == disk.target), None)
+    if present is None or present.source is None:
+        raise ConfigError(
+            f"cannot roll disk {disk.target} back: {vm.name} has no such disk now",
+            hint=f"restore it to a file with --disk {disk.target} --to FILE, and attach that",
+        )
+    path = Path(present.source)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    step = _Step(
+        disk,
+        path,
+        _format_of(present, path),
+        path.with_name(f"{path.name}.restored-{stamp}"),
+        path.with_name(f"{path.name}.before-{stamp}"),
+    )
+    if path.exists() and in_use(path):
+        raise RefusedError(f"cannot roll {path} back: another process has it open for writing")
+    if step.on_device and not discard_present:
+        raise RefusedError(
+            f"cannot roll {path} back: a device has no room to keep its present state beside",
+            hint=f"make a restore point with `donjon backup {vm.name}` first, then say --discard-present",
+        )
+    return step
+
+
+def _format_of(present: Disk, path: Path) -> str:
+    """The format the VM's definition expects there."""
+    found = present.image_format or (probe(path).format if path.exists() else "raw")
+    if found not in _WRITABLE:
+        raise RefusedError(
+            f"cannot roll {path} back: it is {found}, and donjon writes raw and qcow2",
+            hint="restore the VM under another name",
+        )
+    return found
+
+
+def _swap(ledger: Ledger, step: _Step) -> None:
+    try:
+        with ledger.owing(SWAP_DEBT, path=str(step.path), kept=str(step.kept)):
+            if step.path.exists():
+                present = step.path.stat()
+                step.beside.chmod(present.st_mode)
+                _chown_like(step.beside, present.st_uid, present.st_gid)
+                step.path.rename(step.kept)
+            trace.reached("roll-back.half-swapped")
+            step.beside.rename(step.path)
+    except OSError as error:
+        raise HostError(f"cannot put the restored {step.path} in its place: {error.strerror}") from error
+
+
+def _chown_like(path: Path, uid: int, gid: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, uid, gid)
+
+
+def _finish(step: _Step, discard_present: bool) -> RolledBack:
+    if discard_present:
+        step.kept.unlink(missing_ok=True)
+    kept = step.kept if step.kept.exists() else None
+    return RolledBack(step.point.target, str(step.path), str(kept) if kept else None)

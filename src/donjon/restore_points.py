@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Restore points in a repository: each is a snapshot whose tree stock users find their way in.
+
+- /web01/donjon.json      what the restore point says of itself (Manifest)
+- /web01/domain.xml       the VM's definition
+- /web01/vda/vda.raw      a disk; every disk has a directory of its own, so that an unchanged one costs nothing
+- /web01/files/nvram/...  what else belongs to the VM
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from donjon import __version__
+from donjon.errors import ConfigError, IntegrityError
+from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint
+from donjon.repository.block_map import BlockMap
+from donjon.repository.format import go_json
+from donjon.repository.format.blob import BlobType
+from donjon.repository.format.snapshot import Snapshot, Summary
+from donjon.repository.format.tree import Node, dir_node, encode_parts, encode_tree, file_node
+from donjon.repository.lock import username
+from donjon.repository.reader import find_node, load_disk_tree, load_tree, read_file
+from donjon.repository.repository import Repository
+from donjon.repository.writer import Writer
+
+PROGRAM = f"donjon {__version__}"
+MANIFEST_FORMAT = 1
+_MANIFEST = "donjon.json"
+_DEFINITION = "domain.xml"
+_VM_TAG = "vm:"
+_METHOD_TAG = "method:"
+_CONSISTENCY_TAG = "consistency:"
+_PIECE = 512 << 10
+_UNSAFE = re.compile(r"[^\w .()\[\]{}=,;!#$&'+@^`~-]")
+
+
+def safe_name(name: str) -> str:
+    """A VM's name as the name of a directory: what a path or a terminal could stumble over is percent-encoded."""
+    safe = _UNSAFE.sub(lambda match: quote(match.group(), safe="", errors="surrogateescape"), name)
+    if safe.startswith((".", " ")) or not safe:
+        safe = f"%{ord(safe[0]):02X}{safe[1:]}" if safe else "%00"
+    return safe
+
+
+def disk_path(vm_name: str, target: str) -> str:
+    """Where a disk lies in the snapshot's tree."""
+    return f"/{safe_name(vm_name)}/{safe_name(target)}/{safe_name(target)}.raw"
+
+
+def save_disk(writer: Writer, target: str, block_map: BlockMap, mtime_ns: int) -> bytes:
+    """Keep a disk's block map, as the directory that holds the disk; returns that tree's id."""
+    name = f"{safe_name(target)}.raw"
+    node = file_node(name, size=block_map.size, mtime_ns=mtime_ns, inode=inode_of(name))
+    return writer.save_tree(encode_parts([(node, block_map.parts())]))
+
+
+def save_content(writer: Writer, name: str, content: Iterable[bytes], mtime_ns: int) -> Node:
+    """Keep a file; returns its node. `content` in pieces of any size."""
+    blobs, size = [], 0
+    for piece in _pieces(content):
+        blobs.append(writer.save_blob(BlobType.DATA, piece))
+        size += len(piece)
+    return file_node(name, size=size, mtime_ns=mtime_ns, inode=inode_of(name), content=blobs)
+
+
+def save_restore_point(
+    writer: Writer,
+    manifest: Manifest,
+    *,
+    definition: str | None,
+    disks: Mapping[str, bytes],
+    files: Node | None,
+    begun_at: datetime,
+) -> RestorePoint:
+    """Commit a restore point.
+
+    Args:
+        writer: that disks and files were given to.
+        manifest: what it says of itself.
+        definition: the VM's, if there is one.
+        disks: tree ids by target.
+        files: the directory of what else belongs to the VM.
+        begun_at: when the backup began.
+
+    Raises:
+        StoreError: it could not be kept, and does not exist.
+    """
+    taken_ns = int(manifest.taken_at.timestamp() * 10**6) * 1000
+    nodes = [dir_node(safe_name(disk), tree, mtime_ns=taken_ns, inode=inode_of(disk)) for disk, tree in disks.items()]
+    nodes.append(save_content(writer, _MANIFEST, [encode_manifest(manifest)], taken_ns))
+    if definition is not None:
+        nodes.append(save_content(writer, _DEFINITION, [definition.encode()], taken_ns))
+    if files is not None:
+        nodes.append(files)
+    vm_tree = writer.save_blob(BlobType.TREE, encode_tree(nodes))
+    top = safe_name(manifest.vm_name)
+    root = writer.save_blob(
+        BlobType.TREE, encode_tree([dir_node(top, vm_tree, mtime_ns=taken_ns, inode=inode_of(top))])
+    )
+    size = sum(disk.size for disk in manifest.disks)
+    snapshot = Snapshot(
+        time=go_json.format_time(manifest.taken_at),
+        tree=root.hex(),
+        paths=[f"/{top}"],
+        hostname=manifest.host,
+        username=username(),
+        uid=os.getuid(),
+        gid=os.getgid(),
+        tags=[
+            _VM_TAG + manifest.vm_uuid,
+            _METHOD_TAG + manifest.method,
+            _CONSISTENCY_TAG + manifest.consistency,
+        ],
+        program_version=PROGRAM,
+        summary=_summary(writer, manifest, size, begun_at),
+    )
+    return _restore_point(writer.save_snapshot(snapshot), snapshot)
+
+
+def _summary(writer: Writer, manifest: Manifest, size: int, begun_at: datetime) -> Summary:
+    written = writer.written
+    return Summary(
+        backup_start=go_json.format_time(begun_at),
+        backup_end=go_json.format_time(datetime.now(UTC)),
+        files_new=len(manifest.disks),
+        data_blobs=written.data_blobs,
+        tree_blobs=written.tree_blobs,
+        data_added=written.added,
+        data_added_packed=written.stored,
+        total_files_processed=len(manifest.disks),
+        total_bytes_processed=size,
+    )
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The text of donjon.json, for people to read too."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_manifest(text: bytes) -> Manifest:
+    """What donjon.json says.
+
+    Raises:
+        IntegrityError: it cannot be read, or a newer donjon wrote it.
+    """
+    try:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(f"cannot read {_MANIFEST}: {error}") from error
+    if manifest.format > MANIFEST_FORMAT:
+        raise IntegrityError(f"cannot read {_MANIFEST}: a newer donjon wrote it", hint="use that one")
+    return manifest
+
+
+def list_restore_points(repository: Repository) -> list[RestorePoint]:
+    """All restore points, oldest first; snapshots of files by restic are none.
+
+    Raises:
+        IntegrityError: a snapshot is damaged.
+    """
+    snapshots = repository.snapshots()
+    points = [_restore_point(name, snapshot) for name, snapshot in snapshots if _tag(snapshot, _VM_TAG) is not None]
+    return sorted(points, key=lambda point: (point.taken_at, point.id))
+
+
+def find_restore_point(points: Iterable[RestorePoint], name: str, when: str = "latest") -> RestorePoint:
+    """The restore point that an operator means.
+
+    Args:
+        points: oldest first.
+        name: the VM's, or its UUID.
+        when: "latest", the first digits of an id, or a moment (local time unless it names a zone; a day means its end):
+            the last restore point not after it.
+
+    Raises:
+        ConfigError: there is none, or several VMs of that name.
+    """
+    points = list(points)
+    of_vm = [point for point in points if name in (point.vm_uuid, point.vm_name)]
+    if not of_vm:
+        known = ", ".join(sorted({point.vm_name for point in points})) or "none at all"
+        raise ConfigError(f"cannot find a restore point of {name!r}", hint=f"there are restore points of: {known}")
+    if len(vms := {point.vm_uuid for point in of_vm}) > 1:
+        uuids = ", ".join(sorted(f"{point.vm_uuid} ({point.host})" for point in {p.vm_uuid: p for p in of_vm}.values()))
+        raise ConfigError(f"cannot tell which {name!r} is meant: there are {len(vms)}", hint=f"say the UUID: {uuids}")
+    if when == "latest":
+        return of_vm[-1]
+    if found := _by_id(of_vm, when) or _by_time(of_vm, when):
+        return found
+    raise ConfigError(
+        f"cannot find a restore point of {name!r} at {when!r}",
+        hint="`donjon list` shows all; say latest, the first digits of an id, or a time like 2026-11-23T08:00",
+    )
+
+
+def split_spec(spec: str, points: Iterable[RestorePoint]) -> tuple[str, str]:
+    """NAME[@WHEN] as name and when; a VM whose name has an @ is found all the same."""
+    if any(spec in (point.vm_name, point.vm_uuid) for point in points):
+        return spec, "latest"
+    name, at, when = spec.rpartition("@")
+    return (name, when or "latest") if at else (spec, "latest")
+
+
+def load_manifest(repository: Repository, point: RestorePoint) -> Manifest:
+    """What a restore point says of itself. Raises IntegrityError."""
+    return decode_manifest(_load_text(repository, point, _MANIFEST))
+
+
+def load_definition(repository: Repository, point: RestorePoint) -> str | None:
+    """The VM's definition, or None if the restore point has none. Raises IntegrityError."""
+    vm = find_node(repository, point.tree, safe_name(point.vm_name))
+    tree = bytes.fromhex(vm.subtree or "")
+    if not any(node.name == _DEFINITION for node in load_tree(repository, tree).nodes):
+        return None
+    return _load_text(repository, point, _DEFINITION).decode()
+
+
+def find_disk_tree(repository: Repository, point: RestorePoint, disk: DiskPoint) -> bytes:
+    """The id of the directory that holds a disk. Raises IntegrityError."""
+    node = find_node(repository, point.tree, disk.path.rpartition("/")[0])
+    if node.subtree is None:
+        raise IntegrityError(f"cannot find {disk.path} in the snapshot")
+    return bytes.fromhex(node.subtree)
+
+
+def load_disk(repository: Repository, point: RestorePoint, disk: DiskPoint) -> BlockMap:
+    """A disk's block map, for the caller to close. Raises IntegrityError."""
+    tree = find_disk_tree(repository, point, disk)
+    return load_disk_tree(repository, tree, disk.size, disk.block_size)[1]
+
+
+def _load_text(repository: Repository, point: RestorePoint, file: str) -> bytes:
+    node = find_node(repository, point.tree, f"{safe_name(point.vm_name)}/{file}")
+    return b"".join(read_file(repository, node))
+
+
+def _restore_point(name: str, snapshot: Snapshot) -> RestorePoint:
+    path = snapshot.paths[0] if snapshot.paths else "/"
+    return RestorePoint(
+        id=name,
+        origin=snapshot.original or name,
+        vm_uuid=_tag(snapshot, _VM_TAG) or "",
+        vm_name=unquote(path.lstrip("/"), errors="surrogateescape"),
+        host=snapshot.hostname,
+        taken_at=snapshot.taken_at,
+        method=_tag(snapshot, _METHOD_TAG) or "",
+        consistency=_tag(snapshot, _CONSISTENCY_TAG) or "",
+        size=snapshot.summary.total_bytes_processed if snapshot.summary else 0,
+        tree=bytes.fromhex(snapshot.tree),
+    )
+
+
+def _tag(snapshot: Snapshot, prefix: str) -> str | None:
+    return next((tag[len(prefix) :] for tag in snapshot.tags or () if tag.startswith(prefix)), None)
+
+
+def _by_id(points: list[RestorePoint], prefix: str) -> RestorePoint | None:
+    if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+        return None
+    found = [point for point in points if point.id.startswith(prefix) or point.origin.startswith(prefix)]
+    if len(found) > 1:
+        raise ConfigError(f"cannot tell which restore point {prefix} means: {len(found)} begin like that")
+    return found[0] if found else None
+
+
+def _by_time(points: list[RestorePoint], text: str) -> RestorePoint | None:
+    try:
+        moment = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return None
+    if re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
+        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    elif re.search(r":\d\d:\d\d(?!\.)", text):
+        moment = moment.replace(microsecond=999_999)
+    return next((point for point in reversed(points) if point.taken_at <= moment), None)
+
+
+def _pieces(content: Iterable[bytes]) -> Iterable[bytes]:
+    pending = b""
+    for part in content:
+        pending += part
+        while len(pending) >= _PIECE:
+            yield pending[:_PIECE]
+            pending = pending[_PIECE:]
+    if pending:
+        yield pending
+
+
+def inode_of(name: str) -> int:
+    """A number of its own for every name, the same in every restore point, so that equal directories are equal."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big")
