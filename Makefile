@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+FAST := tests/unit tests/property tests/contract tests/fault tests/damage
+
+export PYTHON
+
+.PHONY: help install lint check test demo bench clean
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+install: $(INSTALLED) ## .venv with the donjon command; as root also the Debian packages that are missing
+	@:
+
+$(INSTALLED): pyproject.toml constraints.txt scripts/install
+	@scripts/install
+	@touch $@
+
+lint: install ## form, types and layers of the code
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+check: lint ## lint, and the quick tests: no guest, no other program's repositories
+	$(BIN)/pytest -n 2 $(FAST)
+
+test: lint ## everything: check, interoperability with stock restic, real guests; says what it skips and why
+	@scripts/newer-restic >/dev/null || true
+	$(BIN)/pytest -n 2 -rs
+
+demo: install ## a real guest is backed up, lost, restored and booted, in a few minutes
+	@scripts/demo
+
+bench: install ## donjon against restic, borg and qemu-img on the same image; table in bench/RESULTS.md
+	$(BIN)/python bench/run
+
+clean: ## remove what was made: .venv, downloads, caches
+	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find src tests lab bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest boots: a Debian kernel and an initramfs of ours, built once from Debian packages and kept."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import CACHE, LabError, LabUnavailableError
+from lab.debian import Apt, archive_of, own_release
+from lab.initramfs import build_initramfs, unpacked
+
+KERNEL_META = "linux-image-cloud-amd64"
+KERNEL = r"linux-image-\d\S*"
+PROGRAMS = ("busybox-static", "qemu-guest-agent")
+
+
+@dataclass(frozen=True, slots=True)
+class GuestKit:
+    """Files to boot a guest from, directly by QEMU."""
+
+    kernel: Path
+    initramfs: Path
+
+
+def guest_kit(cache: Path = CACHE / "guest") -> GuestKit:
+    """The kit, built if need be: a 27 MB download and a few seconds the first time.
+
+    Raises:
+        LabUnavailableError: the packages cannot be had here.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with _alone(cache / "lock"):
+        try:
+            packages = _packages(cache)
+            (modules,) = unpacked(packages, "lib/modules").iterdir()
+            content = build_initramfs(packages, modules)
+        except (LabError, OSError) as error:
+            raise LabUnavailableError(f"cannot build the guest: {error}") from error
+        kernel = packages / "boot" / f"vmlinuz-{modules.name}"
+        initramfs = cache / f"initramfs-{hashlib.sha256(content).hexdigest()[:12]}"
+        if not initramfs.exists():
+            _save(initramfs, content)
+        return GuestKit(kernel, initramfs)
+
+
+def _packages(cache: Path) -> Path:
+    """Folder with the packages unpacked; from the lists of packages at hand, or from fresh ones if these are stale."""
+    packages = cache / "packages"
+    if not packages.exists():
+        fresh = cache / "unpacking"
+        shutil.rmtree(fresh, ignore_errors=True)
+        try:
+            _fetch(Apt(), fresh)
+        except LabError:
+            _fetch(archive_of(own_release(), cache / "apt"), fresh)
+        fresh.rename(packages)
+    return packages
+
+
+def _fetch(apt: Apt, into: Path) -> None:
+    apt.unpack([apt.dependency(KERNEL_META, KERNEL), *PROGRAMS], into)
+
+
+def _save(path: Path, content: bytes) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.rename(path)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
