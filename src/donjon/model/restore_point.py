@@ -22,7 +22,8 @@ class ImageStamp:
     """By which an image file is known again, unchanged: the file system's own record of its last change.
 
     Times in nanoseconds since 1970. `settled` is False where the last change was too close to the moment the stamp
-    was taken for a later one to show (file systems keep times by the tick).
+    was taken for a later one to show (file systems keep times by the tick). `boot_id` is the kernel's name for the
+    boot of the host: a power cut may keep a change and lose its time.
     """
 
     path: str
@@ -31,6 +32,7 @@ class ImageStamp:
     mtime_ns: int
     ctime_ns: int
     settled: bool
+    boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
