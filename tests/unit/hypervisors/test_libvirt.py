@@ -128,14 +128,13 @@ def test_only_pools_that_are_directories_have_a_path(uri: str) -> None:
         assert raised.value.hint == "did you mean 'images'?"
 
 
-def test_who_may_only_look_sees_all_but_passwords_and_is_told(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_only_look_sees_all_but_passwords_and_is_told(uri: str) -> None:
     def deny(_uri: str) -> None:
         error = libvirt.libvirtError("denied")
         error.err = (libvirt.VIR_ERR_AUTH_FAILED, 0, "authentication failed: no", 2, None, None, None, 0, 0)
         raise error
 
-    monkeypatch.setattr(libvirt, "open", deny)
-    with LibvirtHypervisor(uri) as host:
+    with LibvirtHypervisor(uri, open_fully=deny) as host:
         vm = host.find_vm("web")
         assert "hush" not in (vm.definition or "")
         assert "passwords in definitions are not kept" in host.notes[0]

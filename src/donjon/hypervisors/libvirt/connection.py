@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
@@ -112,8 +112,8 @@ class Domain:
 class Connection:
     """A connection to libvirt. Thread-safe."""
 
-    def __init__(self, uri: str) -> None:
-        """Connect; where the user may only look, read-only.
+    def __init__(self, uri: str, open_fully: Callable[[str], Any] | None = None) -> None:
+        """Connect; where the user may only look, read-only. `open_fully` stands in for libvirt's own call.
 
         Raises:
             HostError: libvirt-python is not installed, or libvirt cannot be reached.
@@ -123,7 +123,7 @@ class Connection:
         self.read_only = False
         try:
             with _told(f"connect to libvirt at {uri}"):
-                self._connection = libvirt.open(uri)
+                self._connection = (open_fully or libvirt.open)(uri)
         except LibvirtError as error:
             if not _may_be_allowed_to_look(error):
                 raise _unreachable(error) from error

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.definition import child_text, parse_domain
@@ -22,13 +23,15 @@ _DIRECTORY_POOLS = ("dir", "fs", "netfs")
 class LibvirtHypervisor:
     """The VMs of one libvirt connection."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, open_fully: Callable[[str], Any] | None = None) -> None:
         """Connect to any address libvirt understands, read-only where no more is permitted.
+
+        A test may give an `open_fully` that does not permit more.
 
         Raises:
             HostError: it cannot be reached; the hint says what to look at.
         """
-        self._connection = Connection(uri)
+        self._connection = Connection(uri, open_fully)
         self._inventory = Inventory(self._connection, self._connection.host_name)
 
     def __enter__(self) -> Self:
