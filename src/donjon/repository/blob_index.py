@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,14 +14,17 @@ from donjon.errors import IntegrityError
 from donjon.repository.format.blob import ID_LENGTH, BlobType, PackedBlob
 from donjon.repository.format.crypto import OVERHEAD
 from donjon.repository.format.index_file import IndexedPack
+from donjon.repository.memory import give_back_memory
 
 # A blob takes one row of 48 bytes: the first 8 of its id as a number to sort by, and the rest.
 _KEY = np.dtype(np.uint64)
 _REST = np.dtype(
     [("tail", "V24"), ("pack", np.uint32), ("offset", np.uint32), ("length", np.uint32), ("plain", np.uint32)]
 )
+_ROW = struct.Struct("=24s4I")
 _SHELVES = 256
 _MOST_RECENT = 256
+_TRIM_EVERY = 16
 _TREE_BIT = 1 << 31
 _TYPES = {"data": 0, "tree": _TREE_BIT}
 
@@ -45,6 +49,7 @@ class BlobIndex:
         self._packs: list[bytes] = []
         self._pack_numbers: dict[bytes, int] = {}
         self._shelves = [_Shelf() for _ in range(_SHELVES)]
+        self._loaded = 0
 
     def __len__(self) -> int:
         return sum(len(shelf) for shelf in self._shelves)
@@ -128,6 +133,17 @@ class BlobIndex:
         rows["tail"] = np.ascontiguousarray(ids[:, 8:]).view("V24").ravel()
         keys = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(_KEY)
         self._shelve(ids[:, 0], keys, rows)
+        self._loaded += 1
+        if self._loaded % _TRIM_EVERY == 0:
+            give_back_memory()
+
+    def sort(self) -> None:
+        """Bring what was loaded into order now, rather than at the first look-up, in little more memory."""
+        for number, shelf in enumerate(self._shelves):
+            shelf.sort()
+            if number % _TRIM_EVERY == 0:
+                give_back_memory()
+        give_back_memory()
 
     def _shelve(self, shelf_of: NDArray[np.uint8], keys: NDArray[np.uint64], rows: NDArray[np.void]) -> None:
         order = np.argsort(shelf_of, kind="stable")
@@ -176,15 +192,15 @@ class _Shelf:
         self._unsorted.append((keys.copy(), rows.copy()))
 
     def find(self, blob: bytes) -> Iterator[_Row]:
-        if self._unsorted:
-            self._sort()
+        self.sort()
         yield from self._recent.get(blob, ())
-        key = np.uint64(int.from_bytes(blob[:8], "big"))
-        at = int(np.searchsorted(self._keys, key))
-        while at < len(self._keys) and self._keys[at] == key:
-            row = self._rows[at]
-            if row["tail"].tobytes() == blob[8:]:
-                yield int(row["pack"]), int(row["offset"]), int(row["length"]), int(row["plain"])
+        key = int.from_bytes(blob[:8], "big")
+        keys, rows = self._keys, self._rows
+        at = int(keys.searchsorted(np.uint64(key)))
+        while at < len(keys) and int(keys[at]) == key:
+            tail, *row = _ROW.unpack(rows[at].tobytes())
+            if tail == blob[8:]:
+                yield row[0], row[1], row[2], row[3]
             at += 1
 
     @property
@@ -192,16 +208,13 @@ class _Shelf:
         """All rows, sorted."""
         if self._recent:
             self._merge_recent()
-        if self._unsorted:
-            self._sort()
+        self.sort()
         return self._rows
 
     def match(self, ids: NDArray[np.uint8], type_bit: int) -> NDArray[np.int64]:
         """For each id the number of a row of this type, -1 where there is none."""
         rows = self.rows
         found = np.full(len(ids), -1, np.int64)
-        if not len(rows):
-            return found
         wanted = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(_KEY)
         tails = np.ascontiguousarray(ids[:, 8:]).view("V24").ravel()
         at = np.searchsorted(self._keys, wanted)
@@ -222,9 +235,11 @@ class _Shelf:
         rows = np.array([(blob[8:], *row) for blob, row in recent], _REST)
         self._recent = {}
         self._unsorted.append((keys, rows))
-        self._sort()
+        self.sort()
 
-    def _sort(self) -> None:
+    def sort(self) -> None:
+        if not self._unsorted:
+            return
         keys = np.concatenate([self._keys, *(keys for keys, _ in self._unsorted)])
         order = np.argsort(keys, kind="stable")
         self._keys = keys[order]

@@ -7,14 +7,17 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Self
 
 from donjon.errors import DonjonError, IntegrityError
 from donjon.repository.blob_index import Location
 from donjon.repository.block_map import BlockMap
-from donjon.repository.format.blob import ID_LENGTH, BlobType
+from donjon.repository.format.blob import BlobType, parse_id
 from donjon.repository.format.compression import decompress_parts
 from donjon.repository.format.crypto import NONCE_LENGTH, TAG_LENGTH, Opening
-from donjon.repository.format.go_json import quote_name
+from donjon.repository.format.go_json import unquote_name
 from donjon.repository.format.tree import Node, Tree, decode_tree, split_contents
 from donjon.repository.repository import Repository, plaintext_length
 from donjon.repository.spool import Spool
@@ -22,6 +25,7 @@ from donjon.repository.store import FileName, FileType
 
 _CACHE = 64 << 20
 _PART = 4 << 20
+_READ_AHEAD = 4
 _STREAM_FROM = 8 << 20
 
 
@@ -33,31 +37,62 @@ class BlobCache:
         self._capacity = capacity
         self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
         self._size = 0
+        self._loading: dict[bytes, Future[bytes]] = {}
         self._guard = threading.Lock()
 
     def load(self, blob: bytes) -> bytes:
-        """A data blob. Raises as `Repository.load_blob`."""
+        """A data blob, loaded once however many ask for it at a time. Raises as `Repository.load_blob`."""
         with self._guard:
             if blob in self._blobs:
                 self._blobs.move_to_end(blob)
                 return self._blobs[blob]
-        plaintext = self._repository.load_blob(BlobType.DATA, blob)
+            loading = self._loading.get(blob)
+            mine = self._loading.setdefault(blob, Future())
+        if loading is not None:
+            return loading.result()
+        try:
+            plaintext = self._repository.load_blob(BlobType.DATA, blob)
+        except BaseException as error:
+            with self._guard:
+                del self._loading[blob]
+            mine.set_exception(error)
+            raise
+        self._keep(blob, plaintext)
+        mine.set_result(plaintext)
+        return plaintext
+
+    def _keep(self, blob: bytes, plaintext: bytes) -> None:
         with self._guard:
-            if blob not in self._blobs:
-                self._blobs[blob] = plaintext
-                self._size += len(plaintext)
+            del self._loading[blob]
+            self._blobs[blob] = plaintext
+            self._size += len(plaintext)
             while self._size > self._capacity and len(self._blobs) > 1:
                 self._size -= len(self._blobs.popitem(last=False)[1])
-        return plaintext
 
 
 class Image:
-    """A disk in the repository, readable at any place from several threads."""
+    """A disk in the repository, readable at any place from several threads.
+
+    Whoever reads on where the last read ended gets the next blocks read ahead. Use it in a `with` block.
+    """
 
     def __init__(self, repository: Repository, block_map: BlockMap, cache: BlobCache | None = None) -> None:
         self.block_map = block_map
         self.size = block_map.size
         self._cache = cache or BlobCache(repository)
+        self._ahead = ThreadPoolExecutor(_READ_AHEAD, "donjon-read-ahead")
+        self._expected = 0  # where a reader who reads on would go on
+        self._asked = 0  # blocks before this one have been asked for already
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop reading ahead. The block map is its owner's to close."""
+        self._ahead.shutdown(cancel_futures=True)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes from `offset` on; fewer than `length` only at the end of the disk.
@@ -69,11 +104,13 @@ class Image:
         if offset < 0 or length < 0:
             raise ValueError("negative offset or length")
         end = min(offset + length, self.size)
+        if offset == self._expected:
+            self._read_ahead(end)
+        self._expected = end
         parts = []
         while offset < end:
             block, within = divmod(offset, self.block_map.block_size)
-            plaintext = self.load_block(block)
-            part = plaintext[within : within + end - offset]
+            part = self.load_block(block)[within : within + end - offset]
             parts.append(part)
             offset += len(part)
         return b"".join(parts)
@@ -85,6 +122,17 @@ class Image:
             expected = self.block_map.length_of(block)
             raise IntegrityError(f"cannot read block {block} of a disk: {len(plaintext)} bytes instead of {expected}")
         return plaintext
+
+    def _read_ahead(self, end: int) -> None:
+        first = -(-end // self.block_map.block_size)
+        stop = min(first + _READ_AHEAD, self.block_map.blocks)
+        for block in range(max(first, self._asked), stop):
+            self._ahead.submit(self._warm, block)
+        self._asked = stop
+
+    def _warm(self, block: int) -> None:
+        with suppress(DonjonError):  # whoever comes to need it will be told
+            self.load_block(block)
 
 
 def load_tree(repository: Repository, blob: bytes) -> Tree:
@@ -176,8 +224,9 @@ def find_node(repository: Repository, tree: bytes, path: str) -> Node:
         if node is not None:
             if node.subtree is None:
                 break
-            tree = bytes.fromhex(node.subtree)
-        node = next((n for n in load_tree(repository, tree).nodes if n.name == quote_name(part)), None)
+            tree = parse_id(node.subtree)
+        # Compared unquoted: which characters are quoted depends on the Unicode version of who wrote the tree.
+        node = next((n for n in load_tree(repository, tree).nodes if unquote_name(n.name) == part), None)
         if node is None:
             break
     if node is None:
@@ -188,6 +237,4 @@ def find_node(repository: Repository, tree: bytes, path: str) -> Node:
 def read_file(repository: Repository, node: Node) -> Iterator[bytes]:
     """A file's content, blob by blob. Raises IntegrityError."""
     for blob in node.content or []:
-        if len(blob) != ID_LENGTH * 2:
-            raise IntegrityError(f"cannot read {node.name}: its list of content is malformed")
-        yield repository.load_blob(BlobType.DATA, bytes.fromhex(blob))
+        yield repository.load_blob(BlobType.DATA, parse_id(blob))

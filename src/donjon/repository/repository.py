@@ -55,10 +55,11 @@ class Repository:
         store.create()
         key = SecretKey.generate()
         config = new_config()
-        keys.add_key(store, key, password, scrypt=scrypt)
+        key_name = keys.add_key(store, key, password, scrypt=scrypt)
         try:
             store.save(CONFIG, [seal(key, encode_config(config))])
-        except FileExistsInStoreError as error:
+        except FileExistsInStoreError as error:  # by somebody who was faster: our key would only mislead
+            store.delete(FileName(FileType.KEY, key_name))
             raise RefusedError(f"cannot create a repository at {store.location}: there is one already") from error
         return cls(store, key, config)
 
@@ -134,6 +135,11 @@ class Repository:
         other = Repository(self.store, self.key, self.config)
         other._index = index
         return other
+
+    def forget_index(self) -> None:
+        """Load the index anew when it is next needed: it says what no index file says."""
+        with self._guard:
+            self._index = None
 
     def took_index(self, name: str) -> None:
         """Note that what an index file says is in the index already: we wrote it."""

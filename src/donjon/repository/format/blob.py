@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from enum import IntEnum
 from typing import NamedTuple
+
+from donjon.errors import IntegrityError
 
 Buffer = bytes | bytearray | memoryview
 
@@ -31,6 +34,20 @@ class PackedBlob(NamedTuple):
     offset: int
     length: int
     uncompressed_length: int
+
+
+_ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+def parse_id(text: str) -> bytes:
+    """An id from its hex form.
+
+    Raises:
+        IntegrityError: it is not 64 lower-case hex digits.
+    """
+    if not _ID.fullmatch(text):
+        raise IntegrityError(f"cannot read an id: {text[:70]!r} is not 64 hex digits")
+    return bytes.fromhex(text)
 
 
 def blob_id(plaintext: Buffer) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from donjon.errors import ConfigError, IntegrityError
+from donjon.repository.format import go_json
 
 VERSION = 2
 _DEGREE = 53
@@ -49,10 +50,7 @@ def decode_config(plaintext: bytes) -> Config:
         IntegrityError: it says nothing that makes sense.
         ConfigError: the repository is of a version that donjon does not know.
     """
-    try:
-        config = msgspec.json.decode(plaintext, type=Config)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read the repository's config: {error}") from error
+    config = go_json.decode(plaintext, Config, "the repository's config")
     if config.version not in (1, VERSION):
         raise ConfigError(
             f"cannot use the repository: it is of version {config.version}, this donjon knows 1 and {VERSION}",

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from donjon.errors import IntegrityError
+from donjon.repository.format.blob import Buffer
+
+T = TypeVar("T")
 
 _HTML = (
     (b"<", rb"\u003c"),
@@ -35,6 +38,18 @@ def encode(value: Any) -> bytes:
     for character, escape in _HTML:
         text = text.replace(character, escape)
     return text
+
+
+def decode(text: Buffer, type: type[T], what: str) -> T:
+    """The value of a JSON text; `what` names it in the message.
+
+    Raises:
+        IntegrityError: it does not say what `type` needs, or is not JSON.
+    """
+    try:
+        return msgspec.json.decode(text, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise IntegrityError(f"cannot read {what}: {error}") from error
 
 
 def quote_name(name: str) -> str:
@@ -88,6 +103,10 @@ def _unescape(match: re.Match[str]) -> bytes:
     raise IntegrityError(f"cannot read a name in a tree: {stray or match.group()!r} is no escape sequence")
 
 
+_FIRST_NS = -62_135_596_800 * 10**9  # 0001-01-01T00:00:00Z
+_LAST_NS = 253_402_300_800 * 10**9 - 1  # the last of 9999
+
+
 def format_time(when: datetime) -> str:
     """A moment as time.RFC3339Nano has it, in UTC: no trailing zeros in the fraction.
 
@@ -102,8 +121,8 @@ def format_time(when: datetime) -> str:
 
 
 def format_time_ns(nanoseconds: int) -> str:
-    """The same, from nanoseconds since 1970."""
-    seconds, fraction = divmod(nanoseconds, 10**9)
+    """The same, from nanoseconds since 1970; what is not within years 1 to 9999 becomes the nearest that is."""
+    seconds, fraction = divmod(min(max(nanoseconds, _FIRST_NS), _LAST_NS), 10**9)
     whole = datetime.fromtimestamp(seconds, UTC)
     digits = f".{fraction:09d}".rstrip("0").rstrip(".")
     return f"{whole.year:04d}-{whole:%m-%dT%H:%M:%S}{digits}Z"
@@ -113,7 +132,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,12}))?([Zz]|[
 
 
 def parse_time(text: str) -> datetime:
-    """The moment, to the microsecond.
+    """The moment, to the microsecond, in UTC.
 
     Raises:
         IntegrityError: this is not RFC 3339.
@@ -122,7 +141,8 @@ def parse_time(text: str) -> datetime:
         whole, fraction, zone = match.groups()
         try:
             when = datetime.fromisoformat(whole + ("+00:00" if zone in "Zz" else zone))
-            return when.replace(microsecond=int((fraction or "0").ljust(6, "0")[:6]))
-        except ValueError:
+            when = when.replace(microsecond=int((fraction or "0").ljust(6, "0")[:6]))
+            return when.astimezone(UTC)
+        except (ValueError, OverflowError):
             pass
     raise IntegrityError(f"cannot read a time: {text[:40]!r} is not RFC 3339")

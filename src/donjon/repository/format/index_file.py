@@ -12,7 +12,7 @@ import msgspec
 
 from donjon.errors import IntegrityError
 from donjon.repository.format import go_json
-from donjon.repository.format.blob import BlobType, PackedBlob
+from donjon.repository.format.blob import BlobType, PackedBlob, parse_id
 
 _TYPES = {"data": BlobType.DATA, "tree": BlobType.TREE}
 _MOST_U32 = (1 << 32) - 1
@@ -39,9 +39,6 @@ class _IndexFile(msgspec.Struct, frozen=True):
     packs: list[IndexedPack]
 
 
-_decoder = msgspec.json.Decoder(_IndexFile)
-
-
 def encode_index(packs: Iterable[tuple[bytes, Iterable[PackedBlob]]]) -> bytes:
     """The text of an index file, from pack ids and the blobs of each."""
     return go_json.encode(
@@ -66,10 +63,7 @@ def decode_index(text: bytes) -> list[IndexedPack]:
     Raises:
         IntegrityError: this is not an index.
     """
-    try:
-        return _decoder.decode(text).packs
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read an index file: {error}") from error
+    return go_json.decode(text, _IndexFile, "an index file").packs
 
 
 def packed_blobs(pack: IndexedPack) -> list[PackedBlob]:
@@ -80,17 +74,11 @@ def packed_blobs(pack: IndexedPack) -> list[PackedBlob]:
     """
     try:
         return [
-            PackedBlob(_id(b.id), _TYPES[b.type], _u32(b.offset), _u32(b.length), _u32(b.uncompressed_length))
+            PackedBlob(parse_id(b.id), _TYPES[b.type], _u32(b.offset), _u32(b.length), _u32(b.uncompressed_length))
             for b in pack.blobs
         ]
     except (KeyError, ValueError) as error:
         raise IntegrityError(f"cannot read an index file: {error} in the entry of pack {pack.id[:16]}") from error
-
-
-def _id(text: str) -> bytes:
-    if len(text) != 64:
-        raise ValueError(f"blob id {text[:70]!r}")
-    return bytes.fromhex(text)
 
 
 def _u32(value: int) -> int:

@@ -19,6 +19,7 @@ from donjon.repository.format.crypto import SecretKey, open_sealed, seal
 
 _SALT_LENGTH = 64
 _MOST_MEMORY = 1 << 30
+_MOST_WORK = 1 << 28  # some 200 times what restic and donjon choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,9 @@ def decode_key_file(content: bytes) -> KeyFile:
     Raises:
         IntegrityError: this is not a key file, or asks for more than a sane cost.
     """
-    try:
-        file = msgspec.json.decode(content, type=KeyFile)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read a key file: {error}") from error
+    file = go_json.decode(content, KeyFile, "a key file")
     power_of_two = file.n > 1 and file.n & (file.n - 1) == 0
-    sane = file.r >= 1 and file.p >= 1 and 128 * file.n * file.r <= _MOST_MEMORY and file.r * file.p < 1 << 30
+    sane = file.r >= 1 and file.p >= 1 and _memory(file) <= _MOST_MEMORY and file.n * file.r * file.p <= _MOST_WORK
     if file.kdf != "scrypt" or not power_of_two or not sane or len(file.salt) != _SALT_LENGTH:
         raise IntegrityError("cannot read a key file: its key derivation is unknown or out of bounds")
     return file
@@ -108,22 +106,19 @@ def open_key_file(file: KeyFile, password: str) -> SecretKey | None:
         text = open_sealed(derived, file.data)
     except IntegrityError:
         return None
-    try:
-        master = msgspec.json.decode(text, type=_MasterKey)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError("cannot read a key file: what it holds is not a master key") from error
+    master = go_json.decode(text, _MasterKey, "the master key in a key file")
     return SecretKey(master.encrypt, master.mac.k, master.mac.r)
 
 
 def _derive(password: str, salt: bytes, cost: Scrypt) -> SecretKey:
-    memory = 128 * cost.r * (cost.n + cost.p + 2)
-    text = hashlib.scrypt(
-        password.encode("utf-8", "surrogateescape"),
-        salt=salt,
-        n=cost.n,
-        r=cost.r,
-        p=cost.p,
-        maxmem=memory + (1 << 20),
-        dklen=64,
-    )
+    secret = password.encode("utf-8", "surrogateescape")
+    memory = _memory(cost) + (1 << 20)
+    try:
+        text = hashlib.scrypt(secret, salt=salt, n=cost.n, r=cost.r, p=cost.p, maxmem=memory, dklen=64)
+    except ValueError as error:  # n is bounded by r, too
+        raise IntegrityError("cannot read a key file: its key derivation is out of bounds") from error
     return SecretKey(text[:32], text[32:48], text[48:])
+
+
+def _memory(cost: Scrypt | KeyFile) -> int:
+    return 128 * cost.r * (cost.n + cost.p + 2)

@@ -47,10 +47,10 @@ def decode_trailer(trailer: Buffer, pack_size: int) -> int:
     Raises:
         IntegrityError: no header of that length fits.
     """
-    (length,) = _LENGTH.unpack(trailer)
+    length = int.from_bytes(trailer, "little") if len(trailer) == TRAILER_LENGTH else 0
     if not OVERHEAD + _PLAIN.size <= length <= min(MOST_HEADER, pack_size - TRAILER_LENGTH):
         raise IntegrityError(f"cannot read a pack: its header claims {length} bytes")
-    return int(length)
+    return length
 
 
 def decode_header(key: SecretKey, sealed: Buffer, pack_size: int) -> list[PackedBlob]:

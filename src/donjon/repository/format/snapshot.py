@@ -10,8 +10,8 @@ from datetime import datetime
 
 import msgspec
 
-from donjon.errors import IntegrityError
 from donjon.repository.format import go_json
+from donjon.repository.format.blob import parse_id
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,6 @@ def decode_snapshot(text: bytes) -> Snapshot:
     Raises:
         IntegrityError: this is not a snapshot.
     """
-    try:
-        return msgspec.json.decode(text, type=Snapshot)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read a snapshot: {error}") from error
+    snapshot = go_json.decode(text, Snapshot, "a snapshot")
+    parse_id(snapshot.tree)
+    return snapshot

@@ -164,10 +164,7 @@ def decode_tree(text: bytes) -> Tree:
     Raises:
         IntegrityError: this is not one.
     """
-    try:
-        return msgspec.json.decode(text, type=Tree)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(f"cannot read a tree: {error}") from error
+    return go_json.decode(text, Tree, "a tree")
 
 
 def split_contents(parts: Iterable[bytes], keep: Callable[[int, bytes], None]) -> Tree:
@@ -195,7 +192,7 @@ class _Splitter:
         self._pending = b""
         self._inside = False
         self._lists = 0
-        self._lengths: list[int] = []
+        self._after_comma = False
 
     def feed(self, part: bytes) -> None:
         self._pending += part
@@ -215,12 +212,11 @@ class _Splitter:
             return False
         self._skeleton += self._pending[: at + len(_OPEN)]
         self._pending = self._pending[at + len(_OPEN) :]
-        self._lengths.append(0)
         return True
 
     def _take_list(self) -> bool:
         """Pass on whole ids; False when more text is needed."""
-        if self._pending[:1] == b"]":
+        if self._pending[:1] == b"]" and not self._after_comma:
             self._inside = False
             self._lists += 1
             return True
@@ -233,6 +229,7 @@ class _Splitter:
         last = rows[count - 1, -1]
         self._pass_on(rows[:count])
         taken = count * _STRIDE - (last == ord("]"))
+        self._after_comma = last == ord(",")
         self._pending = self._pending[taken:]
         return True
 

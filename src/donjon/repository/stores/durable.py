@@ -21,7 +21,7 @@ from donjon.repository.store import Buffer
 from donjon.repository.stores.names import temporary_name
 from donjon.repository.stores.system import System
 
-_BUFFERS_PER_WRITE = os.sysconf("SC_IOV_MAX")
+_BUFFERS_PER_WRITE = 16  # each may be a mebibyte, and is only made when it is asked for
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_DIRECTORY_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # some FUSE file systems, SMB: the server's affair
 
