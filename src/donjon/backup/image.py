@@ -76,7 +76,7 @@ def store_image(
     try:
         runs = plan_runs(source.extents(), source.size, block_size)
         if previous is not None:
-            runs = _reread_missing(runs, previous, has_blob)
+            runs = _reread_missing(runs, previous, has_blob, source.size)
         for run, blocks in writer.map(image.prepare, _split(runs, block_size)):
             image.add(run, blocks)
             progress(image.bytes_of(run))
@@ -180,21 +180,34 @@ def _split(runs: Iterable[Run], block_size: int) -> Iterator[Run]:
             yield Run(start, min(stretch, stop - start), Action.READ)
 
 
-def _reread_missing(runs: Iterable[Run], previous: BlockMap, has_blob: Callable[[bytes], bool]) -> Iterator[Run]:
-    """KEEP runs without the blocks that the repository has lost since: those are read."""
+def _reread_missing(
+    runs: Iterable[Run], previous: BlockMap, has_blob: Callable[[bytes], bool], size: int
+) -> Iterator[Run]:
+    """KEEP runs without the blocks that the repository has lost since, or had in another length: those are read."""
+    comparable = previous.blocks if size == previous.size else min(size, previous.size) // previous.block_size
     for run in runs:
         if run.action is not Action.KEEP:
             yield run
             continue
-        kept = run.start
-        for start, count, blob in previous.runs(run.start, min(run.start + run.blocks, previous.blocks)):
-            if not has_blob(blob):
-                if start > kept:
-                    yield Run(kept, start - kept, Action.KEEP)
-                yield Run(start, count, Action.READ)
-                kept = start + count
-        if run.start + run.blocks > kept:
-            yield Run(kept, run.start + run.blocks - kept, Action.KEEP)
+        kept, stop = run.start, run.start + run.blocks
+        for start, count in _missing(previous, kept, stop, comparable, has_blob):
+            if start > kept:
+                yield Run(kept, start - kept, Action.KEEP)
+            yield Run(start, count, Action.READ)
+            kept = start + count
+        if stop > kept:
+            yield Run(kept, stop - kept, Action.KEEP)
+
+
+def _missing(
+    previous: BlockMap, start: int, stop: int, comparable: int, has_blob: Callable[[bytes], bool]
+) -> Iterator[tuple[int, int]]:
+    for first, count, blob in previous.runs(start, min(stop, comparable)):
+        if not has_blob(blob):
+            yield first, count
+    first = max(start, comparable)
+    if stop > first:
+        yield first, stop - first
 
 
 @cache

@@ -23,7 +23,7 @@ from donjon.repository import lock
 from donjon.repository.blob_index import BlobIndex
 from donjon.repository.check_report import CheckReport, Findings, Place
 from donjon.repository.check_trees import BACK_UP_AGAIN, READ_ALL_PACKS, Suspects, TreeCheck
-from donjon.repository.format.blob import PackedBlob
+from donjon.repository.format.blob import PackedBlob, parse_id
 from donjon.repository.format.config import decode_config
 from donjon.repository.format.crypto import open_sealed
 from donjon.repository.format.index_file import IndexedPack, decode_index, packed_blobs
@@ -196,7 +196,7 @@ class _Check:
 
     def _packs_of(self, index_file: str) -> Iterator[tuple[bytes, list[PackedBlob]]]:
         for pack in decode_index(self._repository.files.load(FileType.INDEX, index_file)):
-            yield bytes.fromhex(pack.id), packed_blobs(pack)
+            yield parse_id(pack.id), packed_blobs(pack)
 
     def _read_pack(self, item: tuple[bytes, list[PackedBlob]]) -> tuple[bytes, PackVerdict | StoreError]:
         pack, blobs = item
@@ -259,4 +259,4 @@ class _Progress:
 def _expected_size(pack: IndexedPack) -> tuple[bytes, int]:
     """A pack's id, and its size if the index is right. Raises IntegrityError."""
     blobs = packed_blobs(pack)
-    return bytes.fromhex(pack.id), sum(blob.length for blob in blobs) + header_length(blobs)
+    return parse_id(pack.id), sum(blob.length for blob in blobs) + header_length(blobs)

@@ -12,7 +12,7 @@ import numpy as np
 from donjon.errors import DonjonError, IntegrityError
 from donjon.repository.blob_index import Location
 from donjon.repository.check_report import Findings
-from donjon.repository.format.blob import ID_LENGTH, BlobType
+from donjon.repository.format.blob import ID_LENGTH, BlobType, parse_id
 from donjon.repository.format.go_json import unquote_name
 from donjon.repository.format.tree import Node, Tree
 from donjon.repository.reader import load_tree, stream_tree
@@ -120,7 +120,7 @@ class TreeCheck:
                 faults.append(Fault(path, f"tree {blob.hex()}"))
             faults += [Fault(path, str(FileName(FileType.PACK, pack.hex()))) for pack in sorted(content.packs)]
             if not problems and node.type == "dir" and node.subtree:
-                children.append((path[1:], bytes.fromhex(node.subtree)))
+                children.append((path[1:], parse_id(node.subtree)))
         return faults, children
 
     def _lost(self, blob: bytes, error: DonjonError) -> Fault:
@@ -190,10 +190,9 @@ def _examine_node(node: Node) -> tuple[str, list[str]]:
 
 def _is_id(text: str | None) -> bool:
     try:
-        blob = bytes.fromhex(text or "")
-    except ValueError:
+        return parse_id(text or "") != _NULL_ID
+    except IntegrityError:
         return False
-    return len(blob) == ID_LENGTH and blob != _NULL_ID
 
 
 def _packed_ids(node: Node) -> bytes:

@@ -211,12 +211,12 @@ def load_locks(files: SealedFiles) -> Iterator[tuple[str, LockFile | None]]:
         if info.size == 0:
             continue
         try:
-            lock = msgspec.json.decode(files.load(FileType.LOCK, info.name), type=LockFile)
+            lock = go_json.decode(files.load(FileType.LOCK, info.name), LockFile, "a lock")
             go_json.parse_time(lock.time)
             yield info.name, lock
         except FileMissingError:
             continue
-        except (IntegrityError, msgspec.DecodeError, UnicodeDecodeError):
+        except IntegrityError:
             yield info.name, None
 
 

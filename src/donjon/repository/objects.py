@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from donjon.errors import ConfigError, FileMissingError
 from donjon.repository.format.blob import BlobType
 from donjon.repository.format.crypto import open_sealed
-from donjon.repository.format.index_file import decode_index
+from donjon.repository.format.index_file import decode_index, packed_blobs
 from donjon.repository.format.keyfile import encode_master_key
 from donjon.repository.reader import stream_blob
 from donjon.repository.repository import CONFIG, Repository
@@ -123,5 +123,5 @@ def _blobs(repository: Repository) -> Iterator[tuple[BlobType, bytes]]:
     """All blobs that the index names; one that is in several packs comes several times."""
     for info in sorted(repository.store.list(FileType.INDEX)):
         for pack in decode_index(repository.files.load(FileType.INDEX, info.name)):
-            for blob in pack.blobs:
-                yield BlobType[blob.type.upper()], bytes.fromhex(blob.id)
+            for blob in packed_blobs(pack):
+                yield blob.type, blob.id

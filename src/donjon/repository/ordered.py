@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -23,5 +23,7 @@ def map_ordered(executor: Executor, function: Callable[[T], R], items: Iterable[
         while pending:
             yield pending.popleft().result()
     finally:
+        # Nothing is at work any more when this is left: what it works on may be closed next.
         for future in pending:
             future.cancel()
+        wait(pending)

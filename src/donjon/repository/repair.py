@@ -20,7 +20,7 @@ from donjon import trace
 from donjon.errors import FileMissingError, IntegrityError
 from donjon.repository import lock
 from donjon.repository.blob_index import BlobIndex, Location
-from donjon.repository.format.blob import BlobType, PackedBlob
+from donjon.repository.format.blob import BlobType, PackedBlob, parse_id
 from donjon.repository.format.index_file import decode_index, encode_index, packed_blobs
 from donjon.repository.format.pack import header_length
 from donjon.repository.ordered import map_ordered
@@ -135,7 +135,7 @@ class _Repair:
             try:
                 packs = decode_index(self._repository.files.load(FileType.INDEX, name))
                 BlobIndex().load(packs)  # proves the ids
-                entries = [(bytes.fromhex(pack.id), packed_blobs(pack)) for pack in packs]
+                entries = [(parse_id(pack.id), packed_blobs(pack)) for pack in packs]
             except IntegrityError:
                 self.report.unreadable_index.append(name)
                 continue

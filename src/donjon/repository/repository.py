@@ -19,7 +19,7 @@ from donjon.repository import keys
 from donjon.repository.blob_index import BlobIndex, Location
 from donjon.repository.format.blob import BlobType, PackedBlob, blob_id
 from donjon.repository.format.compression import decompress
-from donjon.repository.format.config import Config, decode_config, encode_config, new_config
+from donjon.repository.format.config import VERSION, Config, decode_config, encode_config, new_config
 from donjon.repository.format.crypto import OVERHEAD, Buffer, SecretKey, open_sealed, seal
 from donjon.repository.format.index_file import decode_index
 from donjon.repository.format.keyfile import Scrypt
@@ -37,7 +37,7 @@ class Repository:
         self.store = store
         self.key = key
         self.config = config
-        self.files = SealedFiles(store, key)
+        self.files = SealedFiles(store, key, compressed=config.version >= VERSION)
         self._index: BlobIndex | None = None
         self._indexed: set[str] = set()
         self._unread: set[str] = set()

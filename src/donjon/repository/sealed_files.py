@@ -15,14 +15,15 @@ from donjon.repository.store import FileName, FileType, Store
 
 @dataclass(frozen=True, slots=True)
 class SealedFiles:
-    """The sealed files of one repository."""
+    """The sealed files of one repository; those of version 1 are not compressed."""
 
     store: Store
     key: SecretKey
+    compressed: bool = True
 
     def save(self, type: FileType, text: bytes) -> str:
         """Keep a text; returns the file's name. Raises StoreError."""
-        sealed = seal(self.key, frame(text))
+        sealed = seal(self.key, frame(text) if self.compressed else text)
         name = hashlib.sha256(sealed).hexdigest()
         with suppress(FileExistsInStoreError):  # the nonce is random: the same name is the same file, saved before
             self.store.save(FileName(type, name), [sealed])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from donjon.errors import IntegrityError
-from donjon.repository.format.blob import BlobType
+from donjon.repository.format.blob import BlobType, parse_id
 from donjon.repository.format.tree import Node
 from donjon.repository.reader import stream_tree
 from donjon.repository.repository import Repository
@@ -79,7 +79,7 @@ class _Count:
             if tree not in nodes:
                 self._need(BlobType.TREE, tree)
                 nodes[tree] = stream_tree(self._repository, tree, lambda _, ids: self._need(BlobType.DATA, ids)).nodes
-            children = [bytes.fromhex(node.subtree) for node in nodes[tree] if node.subtree]
+            children = [parse_id(node.subtree) for node in nodes[tree] if node.subtree]
             if waiting := [child for child in children if child not in self._known]:
                 stack += waiting
                 continue

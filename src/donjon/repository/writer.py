@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from donjon import trace
-from donjon.errors import DonjonError, FileExistsInStoreError, IntegrityError
+from donjon.errors import DonjonError, FileExistsInStoreError, IntegrityError, RefusedError
 from donjon.repository import lock
 from donjon.repository.format.blob import BlobType, PackedBlob, blob_id
-from donjon.repository.format.compression import FASTEST, CompressionStream, Compressor, decompress
+from donjon.repository.format.compression import FASTEST, CompressionStream, Compressor, compress_small, decompress
+from donjon.repository.format.config import VERSION
 from donjon.repository.format.crypto import Buffer, open_sealed, seal, seal_stream
 from donjon.repository.format.index_file import encode_index
 from donjon.repository.format.pack import encode_header
@@ -134,9 +135,15 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._workers.shutdown(cancel_futures=True)
         self._savers.shutdown()
-        if error is not None and self._unindexed:
-            with suppress(DonjonError):
+        try:
+            if self._unindexed:
                 self._save_index()
+        except DonjonError:
+            if error is None:
+                raise
+        finally:
+            if self._unindexed:
+                self._repository.forget_index()  # it knows packs that no index file names
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Results of `function`, called by the workers, in the order of the items; only a few items ahead."""
@@ -147,7 +154,8 @@ class Writer:
         blob = blob_id(plaintext)
         if not self._claim(type, blob):
             return Prepared(blob, type, None, 0, len(plaintext))
-        compressed = self._compressor().compress(plaintext)
+        # Trees always, however little they gain: restic's prune would repack the pack of one that is not.
+        compressed = compress_small(plaintext) if type is BlobType.TREE else self._compressor().compress(plaintext)
         sealed = seal(self._repository.key, plaintext if compressed is None else compressed)
         length = 0 if compressed is None else len(plaintext)
         if self._options.verify:
@@ -199,13 +207,19 @@ class Writer:
         """Make everything added so far durable, and findable by others.
 
         Raises:
-            StoreError: it could not be; nothing that was there before is lost.
+            StoreError: it could not be; nothing that was there before is lost. This writer
+                will not commit anything any more.
+            IntegrityError: something was prepared and not added, because of an error that came in between.
         """
         for kind in BlobType:
             self._close_pack(kind)
         while self._saving:
-            self._saving.popleft().result()
+            self._await_pack()
         with self._guard:
+            if self._claimed:
+                raise IntegrityError(
+                    f"cannot commit: {len(self._claimed)} blobs that others may rely on were prepared, but never added"
+                )
             if self._unindexed:
                 self._save_index()
 
@@ -245,8 +259,13 @@ class Writer:
         if not pack.blobs:
             return
         while len(self._saving) >= _PACKS_IN_FLIGHT:
-            self._saving.popleft().result()
+            self._await_pack()
         self._saving.append(self._savers.submit(self._save_pack, pack))
+
+    def _await_pack(self) -> None:
+        """Wait for the oldest pack. One that failed stays where it is: nothing can be committed any more."""
+        self._saving[0].result()
+        self._saving.popleft()
 
     def _save_pack(self, pack: _OpenPack) -> None:
         content = _Content(pack.parts, encode_header(self._repository.key, pack.blobs))
@@ -293,8 +312,14 @@ def writing(repository: Repository, options: WriteOptions | None = None) -> Iter
 
     Raises:
         RepositoryLockedError: somebody holds it exclusively.
-        RefusedError: the repository says that nobody may add to it.
+        RefusedError: the repository is of version 1, in which donjon does not write.
+        IntegrityError: an index file is damaged.
     """
+    if repository.config.version < VERSION:
+        raise RefusedError(
+            "cannot write to the repository: it is of version 1, which knows no compression",
+            hint="`restic migrate upgrade_repo_v2` makes it one of version 2",
+        )
     with lock.held(repository.files) as held:
         repository.load_index()
         with Writer(repository, held, options or WriteOptions()) as writer:

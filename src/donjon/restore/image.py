@@ -119,7 +119,8 @@ def _load(repository: Repository, block_map: BlockMap, stretch: list[_Piece]) ->
         # One by one, from whichever pack has them undamaged.
         blocks = [repository.load_blob(BlobType.DATA, piece.blob) for piece in stretch]
     for piece, block in zip(stretch, blocks, strict=True):
-        if len(block) != block_map.length_of(piece.start + piece.repeats - 1):
+        ends = (piece.start, piece.start + piece.repeats - 1)
+        if any(block_map.length_of(number) != len(block) for number in ends):
             raise IntegrityError(f"cannot restore block {piece.start}: its blob has {len(block)} bytes")
     return blocks
 
