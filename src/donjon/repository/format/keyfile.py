@@ -28,7 +28,7 @@ class Scrypt:
 
     n: int = 32768
     r: int = 8
-    p: int = 5
+    p: int = 2
 
 
 class KeyFile(msgspec.Struct, frozen=True, kw_only=True):

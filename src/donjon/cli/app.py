@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All verbs of the command line; each is loaded only when it is used, so that donjon starts at once."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import NamedTuple
+
+from cyclopts import App, Group, Parameter
+
+
+class Verb(NamedTuple):
+    """A verb: the function below donjon.cli.commands that does it, and what it does in a line."""
+
+    name: str
+    function: str
+    help: str
+
+
+_GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
+    (
+        "Restore points",
+        (
+            Verb("backup", "backup:backup", "Make restore points of VMs."),
+            Verb("restore", "restore:restore", "Bring a VM or a disk back."),
+            Verb("list", "points:list_points", "List restore points, or the repository's objects."),
+            Verb("show", "points:show", "Show what a restore point holds."),
+            Verb("diff", "points:diff", "Show what changed between two restore points."),
+        ),
+    ),
+    (
+        "Repository",
+        (
+            Verb("init", "repository:init", "Make a new repository."),
+            Verb("check", "upkeep:check", "Find out whether the repository is sound."),
+            Verb("stats", "upkeep:stats", "Show what the repository holds, and what it saves."),
+            Verb("cat", "objects:cat", "Print one object of the repository."),
+            Verb("unlock", "upkeep:unlock", "Remove the locks of processes that have died."),
+        ),
+    ),
+    (
+        "Host",
+        (
+            Verb("vms", "vms:vms", "List the host's VMs, and when each was last backed up."),
+            Verb("owed", "debts:owed", "Show what donjon has still to undo on this host."),
+            Verb("settle", "debts:settle", "Undo what an interrupted run left behind."),
+        ),
+    ),
+    (
+        "donjon itself",
+        (
+            Verb("completion", "about:completion", "Print a completion script for a shell."),
+            Verb("version", "about:version", "Show which donjon this is."),
+        ),
+    ),
+)
+
+_FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
+    (
+        "key",
+        "Repository",
+        "Manage the passwords of the repository.",
+        (
+            Verb("add", "keys:add", "Let a further password open the repository."),
+            Verb("list", "keys:list_keys", "List the repository's keys."),
+            Verb("remove", "keys:remove", "Make a password useless."),
+            Verb("passwd", "keys:passwd", "Change the password in use."),
+        ),
+    ),
+    (
+        "repair",
+        "Repository",
+        "Mend the repository.",
+        (Verb("index", "upkeep:repair_index", "Build the index anew from the packs."),),
+    ),
+    (
+        "config",
+        "donjon itself",
+        "Show and check the configuration.",
+        (
+            Verb("example", "configuration:example", "Print a configuration to begin with."),
+            Verb("show", "configuration:show", "Print the configuration in force."),
+            Verb("check", "configuration:check", "Find out whether the configuration makes sense."),
+        ),
+    ),
+)
+
+_HELP = """Backup and recovery of virtual machines.
+
+Every restore point is whole, every backup reads and stores changes only, and stock restic can read the repository.
+"""
+
+_EPILOGUE = """Begin with:
+
+    export DONJON_REPOSITORY=/backup/vms
+    export DONJON_PASSWORD_FILE=/etc/donjon/main.password
+    donjon init
+    donjon backup --all --shutdown
+    donjon list
+
+`donjon VERB --help` has examples.
+"""
+
+
+_PLAIN = Parameter(show_default=False, show_choices=False, negative="")
+
+
+def make_app() -> App:
+    """The command line, its verbs not loaded yet."""
+    groups = {name: Group(name, sort_key=number, default_parameter=_PLAIN) for number, (name, _) in enumerate(_GROUPS)}
+    app = App(
+        name="donjon",
+        help=_HELP,
+        help_epilogue=_EPILOGUE,
+        help_format="plaintext",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        version_flags=[],
+        default_parameter=_PLAIN,
+        result_action="return_value",
+    )
+    app["--help"].show = False
+    for name, verbs in _GROUPS:
+        for number, verb in enumerate(verbs):
+            _register(app, verb, number, groups[name])
+    for name, group, purpose, verbs in _FAMILIES:
+        family = App(name=name, help=purpose, group=groups[group], help_epilogue="", version_flags=[])
+        family["--help"].show = False
+        for number, verb in enumerate(verbs):
+            _register(family, verb, number)
+        app.command(family)
+    return app
+
+
+def load_verb(app: App, words: Sequence[str]) -> App:
+    """The verb that the command line means, with the help that its function's docstring gives; or what it belongs to.
+
+    Raises:
+        CycloptsError: there is no such verb.
+    """
+    _, apps, _ = app.parse_commands(list(takewhile(lambda word: not word.startswith("-"), words)))
+    found = apps[-1]
+    if found.default_command and found is not app:
+        text = inspect.getdoc(found.default_command) or ""
+        story, _, examples = text.partition("\n\nExamples:\n")
+        found.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in story.split("\n\n"))
+        found.help_epilogue = f"Examples:\n{examples}".replace("\n\n", "\n") if examples else ""
+    return found
+
+
+def verb_names() -> list[tuple[str, ...]]:
+    """The words of every verb: ("backup",), ("key", "add"), ..."""
+    single = [(verb.name,) for _, verbs in _GROUPS for verb in verbs]
+    return single + [(family, verb.name) for family, _, _, verbs in _FAMILIES for verb in verbs]
+
+
+def _register(app: App, verb: Verb, number: int, group: Group | None = None) -> None:
+    app.command(
+        f"donjon.cli.commands.{verb.function}",
+        name=verb.name,
+        help=verb.help,
+        group=group,
+        sort_key=number,
+        default_parameter=_PLAIN,
+    )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backup did, for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from donjon.backup.backup import BackupReport, DiskReport
+from donjon.cli.page import Page
+from donjon.cli.result import Deed, Failure, Point, describe_point
+from donjon.cli.text import count, duration, moment, size
+from donjon.errors import DonjonError, IncompleteError
+from donjon.model.restore_point import LeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUpVm:
+    """One VM's backup; sizes in bytes, `still_s` is how long it was held still."""
+
+    restore_point: Point
+    disks: tuple[DiskReport, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    stored: int
+    still_s: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailedVm:
+    """A VM that was not backed up, and why."""
+
+    vm: str
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp(Deed):
+    """All that was backed up, and what was not."""
+
+    backups: tuple[BackedUpVm, ...]
+    failed: tuple[FailedVm, ...]
+
+    def show(self, page: Page) -> None:
+        """A paragraph for each VM."""
+        for number, backup in enumerate(self.backups):
+            if number:
+                page.line()
+            _show(page, backup)
+        for failed in self.failed:
+            page.line()
+            page.line(f"not backed up: {failed.vm}: {failed.failure.error}", bold=True)
+            if failed.failure.hint:
+                page.line(f"  hint: {failed.failure.hint}")
+        if self.failed:
+            total = len(self.backups) + len(self.failed)
+            page.line()
+            page.line(f"{len(self.backups)} of {count(total, 'VM')} backed up")
+
+    @property
+    def exit_code(self) -> int:
+        """3 if some VMs were backed up and others not; if none was, what they all failed with."""
+        if not self.failed:
+            return 0
+        codes = {failed.failure.exit_code for failed in self.failed}
+        if self.backups or IncompleteError.exit_code in codes:
+            return IncompleteError.exit_code
+        return codes.pop() if len(codes) == 1 else DonjonError.exit_code
+
+
+def describe_backup(reports: Sequence[BackupReport], failed: Sequence[FailedVm]) -> BackedUp:
+    """The outcome as it is shown."""
+    return BackedUp(
+        tuple(
+            BackedUpVm(
+                restore_point=describe_point(report.restore_point),
+                disks=report.disks,
+                left_out=report.left_out,
+                notes=report.notes,
+                stored=report.stored,
+                still_s=report.still_s,
+                duration_s=report.duration_s,
+            )
+            for report in reports
+        ),
+        tuple(failed),
+    )
+
+
+def _show(page: Page, backup: BackedUpVm) -> None:
+    point = backup.restore_point
+    page.line(
+        f"{point.vm_name}: restore point {point.short_id}, {moment(point.taken_at)}, {point.consistency}", bold=True
+    )
+    rows = [
+        (d.target, size(d.size), size(d.read), size(d.kept), size(d.zero), size(d.added), size(d.stored), d.reason)
+        for d in backup.disks
+    ]
+    headings = ("disk", "size", "read", "unchanged", "zero", "new", "stored", "why")
+    page.table(headings, rows, right=headings[1:-1], indent="  ")
+    for left_out in backup.left_out:
+        page.line(f"  {left_out.target} left out: {left_out.reason}")
+    for note in backup.notes:
+        page.line(f"  note: {note}")
+    total = sum(disk.size for disk in backup.disks)
+    page.line(
+        f"  {size(backup.stored)} stored for {size(total)}, held still for {duration(backup.still_s)},"
+        f" {duration(backup.duration_s)} in all"
+    )

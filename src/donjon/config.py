@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: repositories and policies by name, so that a backup is one short command.
+
+Looked for in this order: `--config`, $DONJON_CONFIG, $XDG_CONFIG_HOME/donjon/config.toml, /etc/donjon/config.toml.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from donjon.errors import ConfigError
+
+SYSTEM_CONFIG = Path("/etc/donjon/config.toml")
+
+LIGHTEST, HEAVIEST = 1, 19
+Compression = Annotated[int, msgspec.Meta(ge=LIGHTEST, le=HEAVIEST)]
+PackSize = Annotated[int, msgspec.Meta(ge=16, le=128)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+EXAMPLE = """\
+# /etc/donjon/config.toml, or ~/.config/donjon/config.toml
+
+[repository.main]                         # `donjon -r main ...`; the only one need not be named
+location = "/backup/vms"
+password_file = "/etc/donjon/main.password"   # its first line; readable by root only
+# password_command = "systemd-creds decrypt /etc/donjon/main.cred -"
+compression = 1                           # zstd, 1 (fast) to 19 (small)
+pack_size = 16                            # MiB, 16 to 128
+
+[policy.nightly]                          # `donjon backup --policy nightly`
+repository = "main"
+labels = ["tier=db", "backup"]            # VMs with one of these labels,
+vms = ["web01", "mail"]                   # and these; or all = true
+when_running = "shutdown"                 # or "suspend"; "refuse" (the default) leaves a running guest alone
+shutdown_timeout = 300                    # seconds; after that the guest is left running
+skip_disks = ["vdz"]
+include_isos = false
+change_tracking = true                    # keep a bitmap in qcow2 images, so that the next backup reads changes only
+connect = "qemu:///system"
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositorySettings:
+    """Where a repository is and how it is opened; `pack_size` in MiB."""
+
+    location: str
+    password_file: str | None = None
+    password_command: str | None = None
+    compression: Compression | None = None
+    pack_size: PackSize | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySettings:
+    """Which VMs are backed up where, and what may be done to them; `shutdown_timeout` in seconds."""
+
+    repository: str | None = None
+    vms: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    all: bool = False
+    when_running: str = "refuse"
+    shutdown_timeout: Seconds | None = None
+    skip_disks: tuple[str, ...] = ()
+    include_isos: bool = False
+    change_tracking: bool = True
+    connect: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What the operator wrote; `origin` is the file, None if there is none."""
+
+    origin: str | None = None
+    repository: dict[str, RepositorySettings] = field(default_factory=dict)
+    policy: dict[str, PolicySettings] = field(default_factory=dict)
+
+    def find_policy(self, name: str) -> PolicySettings:
+        """The policy of that name. Raises ConfigError."""
+        if name not in self.policy:
+            where = f"{self.origin} has none of that name" if self.origin else "there is no configuration file"
+            raise ConfigError(f"cannot use policy {name!r}: {where}", hint=_nearest(name, self.policy))
+        return self.policy[name]
+
+
+_WHEN_RUNNING = ("refuse", "shutdown", "suspend")
+_SECTIONS: Mapping[str, type[RepositorySettings | PolicySettings]] = {
+    "repository": RepositorySettings,
+    "policy": PolicySettings,
+}
+
+Settings = TypeVar("Settings", RepositorySettings, PolicySettings)
+
+
+def find_configuration(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file that is in force, None if there is none; one that was asked for by name need not exist."""
+    if named := explicit or environ.get("DONJON_CONFIG"):
+        return Path(named)
+    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else None)
+    places = [*([Path(home) / "donjon/config.toml"] if home else []), SYSTEM_CONFIG]
+    return next((place for place in places if place.is_file()), None)
+
+
+def load_configuration(path: Path | None) -> Configuration:
+    """What the file says; an empty configuration without one.
+
+    Raises:
+        ConfigError: it cannot be read, or says what donjon does not understand; names line and key.
+    """
+    if path is None:
+        return Configuration()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", hint="see `donjon config example`") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {path}: it is not UTF-8") from error
+    return parse_configuration(text, origin=str(path))
+
+
+def parse_configuration(text: str, *, origin: str) -> Configuration:
+    """What a configuration says; `origin` is its file, for messages.
+
+    Raises:
+        ConfigError: it says what donjon does not understand; names line and key.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"cannot use {origin}: {error}", hint="see `donjon config example`") from error
+    source = _Source(text, origin)
+    for name in tables:
+        source.check_known(name, _SECTIONS, header="", kind="section")
+    configuration = Configuration(
+        origin=origin,
+        repository=_parse_section(source, tables, "repository", RepositorySettings),
+        policy=_parse_section(source, tables, "policy", PolicySettings),
+    )
+    for name, policy in configuration.policy.items():
+        _check_policy(source, configuration, name, policy)
+    return configuration
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """The text, to find the line of what is wrong in it."""
+
+    text: str
+    origin: str
+
+    def line_of(self, header: str, key: str | None) -> int | None:
+        """The line of a key below [header], or of the header; None if they are written in a way not looked for."""
+        here = ""
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            if match := re.match(r"\s*\[([^\[\]]+)\]", line):
+                here = match[1].replace('"', "").replace("'", "").replace(" ", "")
+                if key is None and (here == header or here.startswith(f"{header}.")):
+                    return number
+            elif key is not None and here == header and re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line):
+                return number
+        return None
+
+    def error(self, header: str, key: str | None, problem: str, hint: str | None = None) -> ConfigError:
+        line = self.line_of(header, key)
+        where = f", line {line}" if line else ""
+        what = f" [{header}]" if header else ""
+        return ConfigError(f"cannot use {self.origin}{where}:{what} {problem}", hint=hint)
+
+    def check_known(self, key: str, known: Iterable[str], *, header: str, kind: str) -> None:
+        known = list(known)
+        if key not in known:
+            named = f"{header}.{key}" if kind == "section" and header else key
+            line_key, line_header = (None, named) if kind == "section" else (key, header)
+            raise self.error(line_header, line_key, f"unknown {kind} {key!r}", _nearest(key, known))
+
+
+def _parse_section(
+    source: _Source, tables: Mapping[str, Any], section: str, kind: type[Settings]
+) -> dict[str, Settings]:
+    entries = tables.get(section, {})
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise source.error(section, None, f"every {section} has a name: write [{section}.NAME]")
+    return {name: _parse_entry(source, f"{section}.{name}", entry, kind) for name, entry in entries.items()}
+
+
+def _parse_entry(source: _Source, header: str, entry: Mapping[str, Any], kind: type[Settings]) -> Settings:
+    for key in entry:
+        source.check_known(key, (known.name for known in fields(kind)), header=header, kind="key")
+    try:
+        return msgspec.convert(entry, kind)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        wrong = re.split(r"[.`\[]", place)[0] or None
+        problem = problem[:1].lower() + problem[1:]
+        raise source.error(header, wrong, f"{wrong}: {problem}" if wrong else problem) from error
+
+
+def _check_policy(source: _Source, configuration: Configuration, name: str, policy: PolicySettings) -> None:
+    header = f"policy.{name}"
+    if policy.when_running not in _WHEN_RUNNING:
+        raise source.error(
+            header, "when_running", f"when_running is one of {', '.join(_WHEN_RUNNING)}, not {policy.when_running!r}"
+        )
+    if policy.repository is not None and policy.repository not in configuration.repository:
+        raise source.error(
+            header,
+            "repository",
+            f"there is no [repository.{policy.repository}]",
+            _nearest(policy.repository, configuration.repository),
+        )
+    if not (policy.all or policy.vms or policy.labels):
+        raise source.error(header, None, "it chooses no VM", "say vms, labels or all = true")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str | None:
+    known = sorted(known)
+    if close := get_close_matches(word, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"known are: {', '.join(known)}" if known else None
