@@ -20,6 +20,7 @@ from donjon.model.restore_point import RestorePoint
 from donjon.repository.repository import CONFIG, Repository
 from donjon.repository.store import Store
 from donjon.restore_points import survey_restore_points
+from donjon.scratch_folder import sweep_scratch_folders
 from donjon.state.ledger import Debt, Ledger
 from donjon.wiring import Program, open_store
 
@@ -140,6 +141,7 @@ def find_repository(location: str) -> Store:
 def settle(ledger: Ledger) -> tuple[list[Debt], list[Debt]]:
     """Put right what dead processes left; returns what was undone, and what could not be. Raises HostError."""
     orphans = [debt for debt in ledger.debts() if not debt.owner.is_alive()]
+    sweep_scratch_folders()
     left = ledger.settle()
     still = {debt.id for debt in left}
     return [debt for debt in orphans if debt.id not in still], left

@@ -26,6 +26,11 @@ class Hypervisor(Protocol):
         ...
 
     @property
+    def tpm_root(self) -> Path:
+        """The directory where it keeps the state of its guests' TPMs, by UUID."""
+        ...
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What could not be seen in full so far, a sentence each."""
         ...

@@ -49,14 +49,23 @@ def clean_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
         return _nothing(f"the image was {since.image_format} and is {info.format} now")
     if same_stamps(info.stamps, since.stamps):
         return Knowledge(Known.UNCHANGED, "no file of the image has changed since the last restore point")
-    if info.format != "qcow2" and rebooted(info.stamps, since.stamps):
-        return _nothing("the host was rebooted since the last restore point, which file times need not survive")
+    if info.format != "qcow2":
+        return _nothing(_doubt_about(info, since))
     return _bitmap_since(info, since)
 
 
+def _doubt_about(info: ImageInfo, since: DiskPoint) -> str:
+    """Why an image without bitmaps is not known to be unchanged."""
+    if any(stamp.inode == 0 for stamp in info.stamps):
+        return "the image is a device, on which changes do not show"
+    if not since.stamps or changed_files(info.stamps, since.stamps):
+        return f"the image has changed, and {info.format} images keep no record of what changed"
+    if rebooted(info.stamps, since.stamps):
+        return "the host was rebooted since the last restore point, which file times need not survive"
+    return "the image was written too shortly before the last restore point to tell"
+
+
 def _bitmap_since(info: ImageInfo, since: DiskPoint) -> Knowledge:
-    if info.format != "qcow2":
-        return _nothing(f"the image has changed, and {info.format} images keep no record of what changed")
     if since.checkpoint is None:
         return _nothing("the image has changed, and no bitmap was begun at the last restore point")
     bitmap = next((bitmap for bitmap in info.bitmaps if bitmap.name == since.checkpoint), None)

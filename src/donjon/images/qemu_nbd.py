@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from donjon.errors import HostError
 from donjon.host_command import Helper, running
 from donjon.nbd.client import CONNECTIONS, NbdClient
 from donjon.nbd.connection import NoServerError
+from donjon.scratch_folder import scratch_folder
 
 START_TIMEOUT_S = 60.0
 FINISH_TIMEOUT_S = 600.0
@@ -35,8 +35,8 @@ def exported(path: str, *options: str, contexts: Sequence[str] = (), description
     Raises:
         HostError: the image cannot be opened or, on leaving, cannot be closed in order; in QEMU's words.
     """
-    with TemporaryDirectory(prefix="donjon-nbd-") as folder:
-        socket = Path(folder) / "socket"
+    with scratch_folder() as folder:
+        socket = folder / "socket"
         argv = ["qemu-nbd", "--socket", str(socket), "--shared", str(CONNECTIONS), *options, "--", description or path]
         with running(argv) as server:
             client = _connect(server, socket, contexts, path)

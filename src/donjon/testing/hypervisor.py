@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from donjon.errors import HostError, RefusedError
-from donjon.hypervisors.definition import parse_definition
+from donjon.hypervisors.definition import SYSTEM_TPM_ROOT, parse_definition
 from donjon.hypervisors.selection import choose
 from donjon.model.vm import Power, Vm
 
@@ -29,6 +29,7 @@ class FakeHypervisor:
         self.uri = uri
         self.host_name = host_name
         self.notes: tuple[str, ...] = ()
+        self.tpm_root = Path(SYSTEM_TPM_ROOT)
         self.hanging = set(hanging)
         self._pools = dict(pools or {})
         self._vms = {vm.uuid: vm for vm in vms}

@@ -18,6 +18,7 @@ from donjon.cli.options import COMMON, Common, Connect, Given
 from donjon.cli.result import describe_point
 from donjon.cli.session import Session
 from donjon.errors import ConfigError, RefusedError
+from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
 from donjon.images.locks import in_use
 from donjon.model.restore_point import DiskPoint, RestorePoint
 from donjon.repository.repository import Repository
@@ -217,6 +218,7 @@ def _restore_vm(
             directory = hypervisor.pool_path(target.pool)
         options = RestoreOptions(
             directory=directory.absolute(),
+            tpm_root=hypervisor.tpm_root if hypervisor else Path(SYSTEM_TPM_ROOT),
             image_format=manner.format,
             name=manner.name,
             new_identity=manner.new_identity,

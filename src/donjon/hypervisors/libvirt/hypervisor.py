@@ -51,6 +51,11 @@ class LibvirtHypervisor:
         return self._inventory.host
 
     @property
+    def tpm_root(self) -> Path:
+        """Of the system's libvirt, or of this user's session."""
+        return Path(self._inventory.tpm_root)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What could not be seen in full so far, a sentence each."""
         return tuple(self._inventory.notes)

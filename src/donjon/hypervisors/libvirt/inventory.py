@@ -47,9 +47,15 @@ class Inventory:
             return domain.definition()
 
     def _parse(self, definition: str, power: Power) -> Vm:
+        return parse_definition(
+            definition, self.host, power=power, volume_path=self._volume_path, tpm_root=self.tpm_root
+        )
+
+    @property
+    def tpm_root(self) -> str:
+        """Where this libvirt keeps the state of TPMs, by UUID."""
         is_session = self.connection.uri.partition("?")[0].endswith("/session")
-        tpm_root = _session_tpm_root() if is_session else SYSTEM_TPM_ROOT
-        return parse_definition(definition, self.host, power=power, volume_path=self._volume_path, tpm_root=tpm_root)
+        return _session_tpm_root() if is_session else SYSTEM_TPM_ROOT
 
     def _volume_path(self, pool: str, volume: str) -> str | None:
         """Of a volume that is a file or device here; None for those of a pool on the network."""
