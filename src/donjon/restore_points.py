@@ -14,22 +14,47 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
 
 from donjon import __version__
-from donjon.errors import ConfigError, IntegrityError
+from donjon.errors import FileMissingError, IntegrityError
 from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint
+from donjon.model.restore_point_spec import find_restore_point, split_spec
 from donjon.repository.block_map import BlockMap
 from donjon.repository.format import go_json
-from donjon.repository.format.blob import BlobType
+from donjon.repository.format.blob import BlobType, parse_id
 from donjon.repository.format.snapshot import Snapshot, Summary
 from donjon.repository.format.tree import Node, dir_node, encode_parts, encode_tree, file_node
 from donjon.repository.lock import username
 from donjon.repository.reader import find_node, load_disk_tree, load_tree, read_file
 from donjon.repository.repository import Repository
+from donjon.repository.store import FileType
 from donjon.repository.writer import Writer
+
+__all__ = [
+    "MANIFEST_FORMAT",
+    "PROGRAM",
+    "Survey",
+    "decode_manifest",
+    "disk_path",
+    "encode_manifest",
+    "find_disk_tree",
+    "find_restore_point",
+    "inode_of",
+    "list_restore_points",
+    "load_definition",
+    "load_disk",
+    "load_manifest",
+    "safe_name",
+    "save_content",
+    "save_disk",
+    "save_restore_point",
+    "split_spec",
+    "survey_restore_points",
+]
 
 PROGRAM = f"donjon {__version__}"
 MANIFEST_FORMAT = 1
@@ -160,67 +185,56 @@ def decode_manifest(text: bytes) -> Manifest:
     return manifest
 
 
+class Survey(NamedTuple):
+    """The restore points that can be read, oldest first, and a sentence for every snapshot that cannot."""
+
+    points: tuple[RestorePoint, ...]
+    damaged: tuple[str, ...]
+
+
+def survey_restore_points(repository: Repository) -> Survey:
+    """All restore points, whatever became of some; snapshots of files by restic are none. Raises StoreError."""
+    points, damaged = [], []
+    for info in list(repository.store.list(FileType.SNAPSHOT)):
+        try:
+            point = _restore_point(info.name, repository.load_snapshot(info.name))
+        except FileMissingError:
+            continue  # forgotten in the meantime
+        except IntegrityError as error:
+            damaged.append(f"the snapshot {info.name[:8]} is damaged: {error}")
+            continue
+        if point.vm_uuid:
+            points.append(point)
+    return Survey(tuple(sorted(points, key=lambda point: (point.taken_at, point.id))), tuple(damaged))
+
+
 def list_restore_points(repository: Repository) -> list[RestorePoint]:
-    """All restore points, oldest first; snapshots of files by restic are none.
+    """All restore points, oldest first.
 
     Raises:
-        IntegrityError: a snapshot is damaged.
+        IntegrityError: a snapshot is damaged, so that some may be missing.
     """
-    snapshots = repository.snapshots()
-    points = [_restore_point(name, snapshot) for name, snapshot in snapshots if _tag(snapshot, _VM_TAG) is not None]
-    return sorted(points, key=lambda point: (point.taken_at, point.id))
-
-
-def find_restore_point(points: Iterable[RestorePoint], name: str, when: str = "latest") -> RestorePoint:
-    """The restore point that an operator means.
-
-    Args:
-        points: oldest first.
-        name: the VM's, or its UUID.
-        when: "latest", the first digits of an id, or a moment (local time unless it names a zone; a day means its end):
-            the last restore point not after it.
-
-    Raises:
-        ConfigError: there is none, or several VMs of that name.
-    """
-    points = list(points)
-    of_vm = [point for point in points if name in (point.vm_uuid, point.vm_name)]
-    if not of_vm:
-        known = ", ".join(sorted({point.vm_name for point in points})) or "none at all"
-        raise ConfigError(f"cannot find a restore point of {name!r}", hint=f"there are restore points of: {known}")
-    if len(vms := {point.vm_uuid for point in of_vm}) > 1:
-        uuids = ", ".join(sorted(f"{point.vm_uuid} ({point.host})" for point in {p.vm_uuid: p for p in of_vm}.values()))
-        raise ConfigError(f"cannot tell which {name!r} is meant: there are {len(vms)}", hint=f"say the UUID: {uuids}")
-    if when == "latest":
-        return of_vm[-1]
-    if found := _by_id(of_vm, when) or _by_time(of_vm, when):
-        return found
-    raise ConfigError(
-        f"cannot find a restore point of {name!r} at {when!r}",
-        hint="`donjon list` shows all; say latest, the first digits of an id, or a time like 2026-11-23T08:00",
-    )
-
-
-def split_spec(spec: str, points: Iterable[RestorePoint]) -> tuple[str, str]:
-    """NAME[@WHEN] as name and when; a VM whose name has an @ is found all the same."""
-    if any(spec in (point.vm_name, point.vm_uuid) for point in points):
-        return spec, "latest"
-    name, at, when = spec.rpartition("@")
-    return (name, when or "latest") if at else (spec, "latest")
+    points, damaged = survey_restore_points(repository)
+    if damaged:
+        raise IntegrityError(f"cannot list the restore points: {damaged[0]}", hint="`donjon check` shows all damage")
+    return list(points)
 
 
 def load_manifest(repository: Repository, point: RestorePoint) -> Manifest:
     """What a restore point says of itself. Raises IntegrityError."""
-    return decode_manifest(_load_text(repository, point, _MANIFEST))
+    text = _load_text(repository, point, _MANIFEST)
+    if text is None:
+        raise IntegrityError(f"cannot find {_MANIFEST} in the restore point {point.id[:8]}")
+    return decode_manifest(text)
 
 
 def load_definition(repository: Repository, point: RestorePoint) -> str | None:
     """The VM's definition, or None if the restore point has none. Raises IntegrityError."""
-    vm = find_node(repository, point.tree, safe_name(point.vm_name))
-    tree = bytes.fromhex(vm.subtree or "")
-    if not any(node.name == _DEFINITION for node in load_tree(repository, tree).nodes):
-        return None
-    return _load_text(repository, point, _DEFINITION).decode()
+    text = _load_text(repository, point, _DEFINITION)
+    try:
+        return None if text is None else text.decode()
+    except UnicodeDecodeError as error:
+        raise IntegrityError(f"cannot read {_DEFINITION}: it is not UTF-8") from error
 
 
 def find_disk_tree(repository: Repository, point: RestorePoint, disk: DiskPoint) -> bytes:
@@ -237,9 +251,13 @@ def load_disk(repository: Repository, point: RestorePoint, disk: DiskPoint) -> B
     return load_disk_tree(repository, tree, disk.size, disk.block_size)[1]
 
 
-def _load_text(repository: Repository, point: RestorePoint, file: str) -> bytes:
-    node = find_node(repository, point.tree, f"{safe_name(point.vm_name)}/{file}")
-    return b"".join(read_file(repository, node))
+def _load_text(repository: Repository, point: RestorePoint, file: str) -> bytes | None:
+    """A file beside the disks. The directory is not looked for by name, for who wrote it may have quoted otherwise."""
+    for top in load_tree(repository, point.tree).nodes:
+        for node in load_tree(repository, parse_id(top.subtree or "")).nodes:
+            if node.name == file:
+                return b"".join(read_file(repository, node))
+    return None
 
 
 def _restore_point(name: str, snapshot: Snapshot) -> RestorePoint:
@@ -260,27 +278,6 @@ def _restore_point(name: str, snapshot: Snapshot) -> RestorePoint:
 
 def _tag(snapshot: Snapshot, prefix: str) -> str | None:
     return next((tag[len(prefix) :] for tag in snapshot.tags or () if tag.startswith(prefix)), None)
-
-
-def _by_id(points: list[RestorePoint], prefix: str) -> RestorePoint | None:
-    if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
-        return None
-    found = [point for point in points if point.id.startswith(prefix) or point.origin.startswith(prefix)]
-    if len(found) > 1:
-        raise ConfigError(f"cannot tell which restore point {prefix} means: {len(found)} begin like that")
-    return found[0] if found else None
-
-
-def _by_time(points: list[RestorePoint], text: str) -> RestorePoint | None:
-    try:
-        moment = datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        return None
-    if re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
-        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    elif re.search(r":\d\d:\d\d(?!\.)", text):
-        moment = moment.replace(microsecond=999_999)
-    return next((point for point in reversed(points) if point.taken_at <= moment), None)
 
 
 def _pieces(content: Iterable[bytes]) -> Iterable[bytes]:

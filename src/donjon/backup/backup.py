@@ -14,7 +14,7 @@ from donjon import trace
 from donjon.backup.files import save_side_files
 from donjon.backup.image import ImageStats, choose_block_size, store_image
 from donjon.backup.method import Capture, CapturedDisk, Method
-from donjon.errors import ConfigError, IntegrityError
+from donjon.errors import ConfigError, HostError, IncompleteError, IntegrityError, StoreError
 from donjon.model.progress import Progress
 from donjon.model.restore_point import DiskPoint, LeftOut, Manifest, RestorePoint
 from donjon.model.vm import Vm
@@ -27,12 +27,16 @@ from donjon.restore_points import (
     PROGRAM,
     disk_path,
     find_disk_tree,
-    list_restore_points,
     load_disk,
     load_manifest,
+    safe_name,
     save_disk,
     save_restore_point,
+    survey_restore_points,
 )
+
+_LONGEST_NAME = 255
+"""Of a file, in bytes; as Linux has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,14 @@ class BackupReport:
     duration_s: float
 
 
+class _StoredDisk(NamedTuple):
+    """A disk that is in the repository; `tree` is the id of its directory."""
+
+    point: DiskPoint
+    report: DiskReport
+    tree: bytes
+
+
 class _Before(NamedTuple):
     """The restore point to build upon: what it says, and the maps and trees of its disks by target."""
 
@@ -75,38 +87,46 @@ def back_up(vm: Vm, method: Method, repository: Repository, options: WriteOption
     """Make a restore point of a VM.
 
     Raises:
+        ConfigError: a name of the VM cannot be kept.
         RefusedError, HostError: the VM cannot be held still, or an image not be read.
-        StoreError: the repository cannot be written. Whatever is raised: no restore point came into being, the VM and
-            its host are as they were, and what was stored already will not have to be stored again.
+        StoreError: the repository cannot be written. Whatever is raised so far: no restore point came into being, the
+            VM and its host are as they were, and what was stored already will not have to be stored again.
+        IncompleteError: the restore point is there, but something could not be put back, and is still owed.
     """
-    _check_name(vm)
+    _check_names(vm)
     begun_at, begun_s = datetime.now(UTC), time.monotonic()
-    with (
-        writing(repository, options) as writer,
-        _load_before(repository, vm) as before,
-        method.capture(vm, before.manifest) as capture,
-    ):
-        still_s = time.monotonic()
-        manifest = _manifest(capture, method, datetime.now(UTC), before.notes)
-        trees, points, reports = {}, [], []
-        for disk in capture.disks:
-            point, report, tree = _store_disk(disk, vm, writer, repository, before, progress)
-            trees[disk.disk.target] = tree
-            points.append(point)
-            reports.append(report)
-        files, side_points = save_side_files(writer, vm.name, vm.side_files)
-        writer.flush()
-        capture.verify()
-        manifest = replace(manifest, disks=tuple(points), side_files=tuple(side_points))
-        restore_point = save_restore_point(
-            writer, manifest, definition=vm.definition, disks=trees, files=files, begun_at=begun_at
-        )
-        trace.reached("backup.committed")
-        capture.commit()
+    committed: list[RestorePoint] = []
+    try:
+        with (
+            writing(repository, options) as writer,
+            _load_before(repository, vm) as before,
+            method.capture(vm, before.manifest) as capture,
+        ):
+            still_s = time.monotonic()
+            manifest = _manifest(capture, method, datetime.now(UTC), before.notes)
+            stored = [_store_disk(disk, vm, writer, repository, before, progress) for disk in capture.disks]
+            files, side_points = save_side_files(writer, vm.name, vm.side_files)
+            writer.flush()
+            capture.verify()
+            manifest = replace(manifest, disks=tuple(disk.point for disk in stored), side_files=tuple(side_points))
+            trees = {disk.point.target: disk.tree for disk in stored}
+            committed.append(
+                save_restore_point(
+                    writer, manifest, definition=vm.definition, disks=trees, files=files, begun_at=begun_at
+                )
+            )
+            trace.reached("backup.committed")
+            capture.commit()
+    except (HostError, StoreError) as error:
+        if not committed:
+            raise
+        raise IncompleteError(
+            f"the restore point {committed[0].id[:8]} of {vm.name} was made, but: {error}", hint=error.hint
+        ) from error
     ended_s = time.monotonic()
     return BackupReport(
-        restore_point=restore_point,
-        disks=tuple(reports),
+        restore_point=committed[0],
+        disks=tuple(disk.report for disk in stored),
         left_out=capture.left_out,
         notes=manifest.notes,
         stored=writer.written.stored,
@@ -115,13 +135,18 @@ def back_up(vm: Vm, method: Method, repository: Repository, options: WriteOption
     )
 
 
-def _check_name(vm: Vm) -> None:
-    try:
-        vm.name.encode()
-    except UnicodeEncodeError as error:
-        raise ConfigError(f"cannot back up {vm.name!r}: its name is not UTF-8") from error
+def _check_names(vm: Vm) -> None:
+    """What stands in a restore point is UTF-8, and the name of its directory one that file systems can have."""
     if not vm.name or "\0" in vm.name:
         raise ConfigError("cannot back up a VM without a name")
+    names = [vm.name, *(disk.source or "" for disk in vm.disks), *(file.path for file in vm.side_files)]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"cannot back up {vm.name!r}: {name!r} is not UTF-8", hint="rename it") from error
+    if len(safe_name(vm.name).encode()) > _LONGEST_NAME:
+        raise ConfigError(f"cannot back up {vm.name[:40]!r}...: its name is longer than {_LONGEST_NAME} bytes")
 
 
 def _manifest(capture: Capture, method: Method, taken_at: datetime, notes: tuple[str, ...]) -> Manifest:
@@ -145,30 +170,35 @@ def _manifest(capture: Capture, method: Method, taken_at: datetime, notes: tuple
 @contextmanager
 def _load_before(repository: Repository, vm: Vm) -> Iterator[_Before]:
     """The VM's last restore point. A disk whose map is damaged there is as good as new."""
-    points = [point for point in list_restore_points(repository) if point.vm_uuid == vm.uuid]
-    if not points:
-        yield _Before(None, {}, {}, ())
-        return
+    survey = survey_restore_points(repository)
+    last = next((point for point in reversed(survey.points) if point.vm_uuid == vm.uuid), None)
+    maps: dict[str, BlockMap] = {}
+    trees: dict[str, bytes] = {}
+    notes = list(survey.damaged)
     with ExitStack() as held:
-        maps, trees, notes = {}, {}, []
-        try:
-            manifest = load_manifest(repository, points[-1])
-        except IntegrityError as error:
-            yield _Before(None, {}, {}, (f"the last restore point is of no use: {error}",))
-            return
-        for disk in manifest.disks:
-            try:
-                trees[disk.target] = find_disk_tree(repository, points[-1], disk)
-                maps[disk.target] = held.enter_context(load_disk(repository, points[-1], disk))
-            except IntegrityError as error:
-                notes.append(f"the last restore point of {disk.target} is of no use: {error}")
-        usable = replace(manifest, disks=tuple(disk for disk in manifest.disks if disk.target in maps))
-        yield _Before(usable, maps, trees, tuple(notes))
+        manifest = _load_manifest(repository, last, notes) if last else None
+        if last and manifest:
+            for disk in manifest.disks:
+                try:
+                    trees[disk.target] = find_disk_tree(repository, last, disk)
+                    maps[disk.target] = held.enter_context(load_disk(repository, last, disk))
+                except IntegrityError as error:
+                    notes.append(f"the last restore point of {disk.target} is of no use: {error}")
+            manifest = replace(manifest, disks=tuple(disk for disk in manifest.disks if disk.target in maps))
+        yield _Before(manifest, maps, trees, tuple(notes))
+
+
+def _load_manifest(repository: Repository, point: RestorePoint, notes: list[str]) -> Manifest | None:
+    try:
+        return load_manifest(repository, point)
+    except IntegrityError as error:
+        notes.append(f"the last restore point is of no use: {error}")
+        return None
 
 
 def _store_disk(
     captured: CapturedDisk, vm: Vm, writer: Writer, repository: Repository, before: _Before, progress: Progress
-) -> tuple[DiskPoint, DiskReport, bytes]:
+) -> _StoredDisk:
     target, size = captured.disk.target, captured.source.size
     previous = before.maps.get(target)
     block_size = previous.block_size if previous else choose_block_size(size)
@@ -199,7 +229,7 @@ def _store_disk(
         checkpoint=captured.checkpoint,
         had_internal_snapshots=captured.had_internal_snapshots,
     )
-    return point, _report(target, size, stats, captured.reason), tree
+    return _StoredDisk(point, _report(target, size, stats, captured.reason), tree)
 
 
 def _report(target: str, size: int, stats: ImageStats, reason: str) -> DiskReport:

@@ -33,24 +33,32 @@ def save_side_files(writer: Writer, vm_name: str, files: Iterable[SideFile]) -> 
     points = []
     for file in files:
         path = Path(file.path)
-        if not path.exists():
+        if not _exists(path):
             continue
-        by_role.setdefault(file.role, []).append(_save(writer, path))
-        inside = f"files/{file.role}/{safe_name(path.name)}"
-        points.append(SideFilePoint(file.role, file.path, f"/{safe_name(vm_name)}/{inside}"))
+        name = safe_name(path.name)
+        by_role.setdefault(file.role, []).append(_save(writer, path, name))
+        points.append(SideFilePoint(file.role, file.path, f"/{safe_name(vm_name)}/files/{file.role}/{name}"))
     if not points:
         return None, points
     roles = [_directory(writer, role, nodes) for role, nodes in by_role.items()]
     return _directory(writer, "files", roles), points
 
 
-def _save(writer: Writer, path: Path) -> Node:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise HostError(f"cannot back up {path}: {error.strerror}") from error
+
+
+def _save(writer: Writer, path: Path, name: str) -> Node:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            node = _directory(writer, path.name, [_save(writer, child) for child in sorted(path.iterdir())])
+            children = [_save(writer, child, child.name) for child in sorted(path.iterdir())]
+            node = _directory(writer, name, children)
         elif stat.S_ISREG(status.st_mode):
-            node = save_content(writer, safe_name(path.name), _read(path), status.st_mtime_ns)
+            node = save_content(writer, name, _read(path), status.st_mtime_ns)
         else:
             raise HostError(f"cannot back up {path}: it is neither a file nor a directory")
     except OSError as error:
@@ -67,4 +75,4 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def _directory(writer: Writer, name: str, nodes: list[Node]) -> Node:
     tree = writer.save_blob(BlobType.TREE, encode_tree(nodes))
-    return dir_node(safe_name(name), tree, mtime_ns=0, inode=inode_of(name))
+    return dir_node(name, tree, mtime_ns=0, inode=inode_of(name))

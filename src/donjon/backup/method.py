@@ -36,8 +36,8 @@ class Capture:
     """A VM that holds still.
 
     `verify` raises HostError if it did not after all; it must be called when the last byte has been read, before
-    anything is committed. `commit` is called when the restore point is durable: from then on it is what the next
-    backup builds upon.
+    anything is committed, and closes the disks. `commit` is called when the restore point is durable: from then on it
+    is what the next backup builds upon.
     """
 
     vm: Vm

@@ -35,7 +35,7 @@ def clean_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
     began at the restore point and has missed none, and nothing behind the image has changed.
 
     What this cannot see: a clock that is set back to the very tick of an earlier change, and somebody who clears our
-    bitmap.
+    bitmap, or disables it, writes, and enables it again: qcow2 keeps no trace of that.
 
     Args:
         info: of the image now.

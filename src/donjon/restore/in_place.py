@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +20,9 @@ from donjon.model.progress import Progress
 from donjon.model.restore_point import DiskPoint, RestorePoint
 from donjon.model.vm import Disk, Power, Vm
 from donjon.repository.repository import Repository
-from donjon.restore.disk import FILE_DEBT, find_disk, restore_disk
+from donjon.restore.disk import FILE_DEBT, find_disk, prove_disk, restore_disk
 from donjon.restore_points import load_manifest
-from donjon.state.ledger import Ledger
+from donjon.state.ledger import Debt, Ledger
 
 SWAP_DEBT = "restore.swap"
 _WRITABLE = ("raw", "qcow2")
@@ -54,10 +56,6 @@ class _Step:
     beside: Path
     kept: Path
 
-    @property
-    def on_device(self) -> bool:
-        return self.path.is_block_device()
-
 
 def roll_back(
     repository: Repository,
@@ -72,7 +70,8 @@ def roll_back(
 ) -> RollBackReport:
     """Put disks back to what they were at a restore point.
 
-    Everything is restored beside the present images and proven first; only then are they swapped.
+    Everything is restored beside the present images, or proven at least, before they are swapped all at once. Devices
+    are written in place.
 
     Args:
         repository: open.
@@ -87,40 +86,61 @@ def roll_back(
     Raises:
         RefusedError: the VM is not off, an image is in use, or the present state could not be kept.
         IntegrityError: the restore point is damaged; nothing was changed.
-        HostError: the host stands in the way; every disk is as it was, or as it was at the restore point.
+        HostError: the host stands in the way; the images are as they were, a device may be half written.
     """
-    if hypervisor.power(vm.uuid) is not Power.OFF:
-        raise RefusedError(f"cannot roll {vm.name} back: it is not shut off", hint=f"`virsh shutdown {vm.name}` first")
     manifest = load_manifest(repository, point)
-    chosen = [find_disk(manifest, target) for target in targets] if targets else list(manifest.disks)
+    chosen = [find_disk(manifest, target) for target in dict.fromkeys(targets)] if targets else list(manifest.disks)
     steps = [_plan(vm, disk, discard_present) for disk in chosen]
+    _refuse_unless_still(hypervisor, vm, steps)
     with ExitStack() as held:
-        beside = [
-            held.enter_context(ledger.owing(FILE_DEBT, path=str(step.beside))) for step in steps if not step.on_device
-        ]
-        for step in steps:
-            progress.begin(step.point.target, step.point.size)
-            restore_disk(
-                repository,
-                point,
-                step.point,
-                step.path if step.on_device else step.beside,
-                image_format=step.image_format,
-                progress=progress.advance,
-            )
+        beside = [_restore_beside(repository, point, step, ledger, held, progress) for step in _on_files(steps)]
+        for step in _on_devices(steps):
+            prove_disk(repository, point, step.point)
         trace.reached("roll-back.restored")
-        for step in steps:
-            if not step.on_device:
-                _swap(ledger, step)
+        _refuse_unless_still(hypervisor, vm, steps)
+        for step in _on_devices(steps):
+            _restore(repository, point, step, step.path, progress)
+        _swap(ledger, _on_files(steps))
         for debt in beside:
             debt.forgive()
     return RollBackReport(point, vm.name, tuple(_finish(step, discard_present) for step in steps))
 
 
-def put_back(path: str, kept: str) -> None:
-    """Undo half a swap: if nothing took the image's place, it goes back there."""
-    if not Path(path).exists() and Path(kept).exists():
-        Path(kept).rename(path)
+def put_back(swaps: str) -> None:
+    """Undo a swap: every image that was moved away goes back to its place. `swaps`: JSON, [[path, kept], ...]."""
+    for path, kept in json.loads(swaps):
+        if Path(kept).exists():
+            Path(kept).replace(path)
+
+
+def _on_files(steps: list[_Step]) -> list[_Step]:
+    return [step for step in steps if not step.path.is_block_device()]
+
+
+def _on_devices(steps: list[_Step]) -> list[_Step]:
+    return [step for step in steps if step.path.is_block_device()]
+
+
+def _refuse_unless_still(hypervisor: Hypervisor, vm: Vm, steps: list[_Step]) -> None:
+    """Asked before anything is done, and again before anything is replaced: restoring takes its time."""
+    if hypervisor.power(vm.uuid) is not Power.OFF:
+        raise RefusedError(f"cannot roll {vm.name} back: it is not shut off", hint=f"`virsh shutdown {vm.name}` first")
+    for step in steps:
+        if step.path.exists() and in_use(step.path):
+            raise RefusedError(f"cannot roll {step.path} back: another process has it open for writing")
+
+
+def _restore_beside(
+    repository: Repository, point: RestorePoint, step: _Step, ledger: Ledger, held: ExitStack, progress: Progress
+) -> Debt:
+    debt = held.enter_context(ledger.owing(FILE_DEBT, path=str(step.beside)))
+    _restore(repository, point, step, step.beside, progress)
+    return debt
+
+
+def _restore(repository: Repository, point: RestorePoint, step: _Step, path: Path, progress: Progress) -> None:
+    progress.begin(step.point.target, step.point.size)
+    restore_disk(repository, point, step.point, path, image_format=step.image_format, progress=progress.advance)
 
 
 def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
@@ -130,7 +150,7 @@ def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
             f"cannot roll disk {disk.target} back: {vm.name} has no such disk now",
             hint=f"restore it to a file with --disk {disk.target} --to FILE, and attach that",
         )
-    path = Path(present.source)
+    path = Path(present.source).resolve()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     step = _Step(
         disk,
@@ -139,9 +159,7 @@ def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
         path.with_name(f"{path.name}.restored-{stamp}"),
         path.with_name(f"{path.name}.before-{stamp}"),
     )
-    if path.exists() and in_use(path):
-        raise RefusedError(f"cannot roll {path} back: another process has it open for writing")
-    if step.on_device and not discard_present:
+    if path.is_block_device() and not discard_present:
         raise RefusedError(
             f"cannot roll {path} back: a device has no room to keep its present state beside",
             hint=f"make a restore point with `donjon backup {vm.name}` first, then say --discard-present",
@@ -160,23 +178,38 @@ def _format_of(present: Disk, path: Path) -> str:
     return found
 
 
-def _swap(ledger: Ledger, step: _Step) -> None:
+def _swap(ledger: Ledger, steps: list[_Step]) -> None:
+    """Put all restored images in place, or none: one debt covers them, and one stroke forgives it."""
+    swaps = json.dumps([(str(step.path), str(step.kept)) for step in steps])
     try:
-        with ledger.owing(SWAP_DEBT, path=str(step.path), kept=str(step.kept)):
-            if step.path.exists():
-                present = step.path.stat()
-                step.beside.chmod(present.st_mode)
-                _chown_like(step.beside, present.st_uid, present.st_gid)
-                step.path.rename(step.kept)
-            trace.reached("roll-back.half-swapped")
-            step.beside.rename(step.path)
+        with ledger.owing(SWAP_DEBT, swaps=swaps) as debt:
+            for step in steps:
+                _swap_one(step)
+            for directory in {step.path.parent for step in steps}:
+                _sync(directory)
+            trace.reached("roll-back.swapped")
+            debt.forgive()
     except OSError as error:
-        raise HostError(f"cannot put the restored {step.path} in its place: {error.strerror}") from error
+        raise HostError(f"cannot put the restored images in place: {error.strerror}: {error.filename}") from error
 
 
-def _chown_like(path: Path, uid: int, gid: int) -> None:
-    if os.geteuid() == 0:
-        os.chown(path, uid, gid)
+def _swap_one(step: _Step) -> None:
+    if step.path.exists():
+        present = step.path.stat()
+        step.beside.chmod(stat.S_IMODE(present.st_mode))
+        if os.geteuid() == 0:
+            os.chown(step.beside, present.st_uid, present.st_gid)
+        step.path.rename(step.kept)
+    trace.reached("roll-back.half-swapped")
+    step.beside.rename(step.path)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _finish(step: _Step, discard_present: bool) -> RolledBack:

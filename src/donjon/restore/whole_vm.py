@@ -6,21 +6,22 @@ Nothing that exists is overwritten, and what was restored is removed again unles
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from donjon import trace
-from donjon.errors import ConfigError, HostError, RefusedError
-from donjon.hypervisors.definition import parse_definition
+from donjon.errors import ConfigError, DonjonError, HostError, RefusedError
+from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
 from donjon.hypervisors.hypervisor import Hypervisor
-from donjon.hypervisors.identity import rewrite_definition
 from donjon.images.new_file import new_file
 from donjon.model.progress import Progress
-from donjon.model.restore_point import DiskPoint, RestorePoint, SideFilePoint
+from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint
 from donjon.model.vm import Vm
 from donjon.repository.repository import Repository
-from donjon.restore.disk import FILE_DEBT, restore_disk
+from donjon.restore.disk import FILE_DEBT, find_disk, remove_restored, restore_disk
+from donjon.restore.plan import Plan, file_name, plan_definition
 from donjon.restore.side_files import restore_side_file
 from donjon.restore_points import load_definition, load_manifest, safe_name
 from donjon.state.ledger import Debt, Ledger
@@ -34,6 +35,7 @@ class RestoreOptions:
 
     `directory` takes the new files. `image_format` is raw or qcow2, None: as it was, where that can be written.
     `name` gives the VM another name, and with it another identity. `devices` sends disks, by target, to block devices.
+    `tpm_root` is where the hypervisor keeps the state of TPMs, by the VMs' UUIDs.
     """
 
     directory: Path
@@ -41,6 +43,7 @@ class RestoreOptions:
     name: str | None = None
     new_identity: bool = False
     devices: tuple[tuple[str, Path], ...] = ()
+    tpm_root: Path = Path(SYSTEM_TPM_ROOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,34 +94,84 @@ def restore_vm(
             hint="restore the disks with --to-dir, and define the VM by hand",
         )
     name = options.name or point.vm_name
-    disks = [_place(disk, name, options) for disk in manifest.disks]
-    plan = _Plan(definition, name, options, disks, manifest.side_files) if definition is not None else None
-    if hypervisor is not None and plan is not None:
-        _refuse_existing(hypervisor, plan.vm)
+    directory = options.directory.absolute()
+    disks = _place_disks(manifest, name, directory, options)
+    plan = _plan(definition, name, options, disks, manifest, hypervisor) if definition is not None else None
+    vm_uuid = plan.vm.uuid if plan else point.vm_uuid
     with ExitStack() as held:
         made = _Made(ledger, held)
-        made.directory(options.directory)
+        made.directory(directory)
         for disk, place in zip(manifest.disks, disks, strict=True):
             _restore_disk(repository, point, disk, place, made, progress)
         if plan is not None:
-            for file in manifest.side_files:
-                made.owe(plan.side_paths[file.role])
-                restore_side_file(repository, point, file.path, plan.side_paths[file.role])
-            made.owe(plan.path)
-            _write_definition(plan)
-        if hypervisor is not None and plan is not None:
-            trace.reached("restore.before-define")
-            hypervisor.define(plan.definition)
+            _restore_side_files(repository, point, manifest, plan, made)
+        trace.reached("restore.before-define")
         made.keep()
+        if hypervisor is not None and plan is not None:
+            vm_uuid = _define(hypervisor, plan, made)
     return RestoreReport(
         restore_point=point,
         vm_name=name,
-        vm_uuid=plan.vm.uuid if plan else point.vm_uuid,
+        vm_uuid=vm_uuid,
         disks=tuple(disks),
         definition=str(plan.path) if plan else None,
         defined=hypervisor is not None,
         notes=plan.notes if plan else (),
     )
+
+
+def _plan(
+    definition: str,
+    name: str,
+    options: RestoreOptions,
+    disks: list[RestoredDisk],
+    manifest: Manifest,
+    hypervisor: Hypervisor | None,
+) -> Plan:
+    plan = plan_definition(
+        definition,
+        directory=options.directory.absolute(),
+        name=name,
+        new_name=options.name,
+        new_identity=options.new_identity or options.name is not None,
+        disks={disk.target: (disk.path, disk.image_format) for disk in disks},
+        side_files=manifest.side_files,
+        tpm_root=None if hypervisor is None else options.tpm_root,
+    )
+    if hypervisor is not None:
+        _refuse_existing(hypervisor, plan.vm)
+    return plan
+
+
+def _restore_side_files(
+    repository: Repository, point: RestorePoint, manifest: Manifest, plan: Plan, made: _Made
+) -> None:
+    for file in manifest.side_files:
+        path = plan.side_paths[file.role]
+        made.directory(path.parent)
+        with made.making(path):
+            restore_side_file(repository, point, file.path, path)
+    with made.making(plan.path), new_file(plan.path, exist_ok=False) as unfinished:
+        unfinished.write_text(plan.definition, encoding="utf-8")
+
+
+def _define(hypervisor: Hypervisor, plan: Plan, made: _Made) -> str:
+    """Define the VM; its UUID. If that fails the files go, unless it may have been defined: a VM keeps its disks."""
+    try:
+        return hypervisor.define(plan.definition).uuid
+    except BaseException as error:
+        if _may_exist(hypervisor, plan.vm):
+            error.add_note(f"the restored files were kept: {plan.vm.name} may have been defined nevertheless")
+        else:
+            made.remove()
+        raise
+
+
+def _may_exist(hypervisor: Hypervisor, vm: Vm) -> bool:
+    try:
+        return any(other.uuid == vm.uuid for other in hypervisor.list_vms())
+    except DonjonError:
+        return True
 
 
 class _Made:
@@ -130,79 +183,68 @@ class _Made:
         self._debts: list[Debt] = []
 
     def directory(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HostError(f"cannot make directory {path}: {error.strerror}") from error
+        """Make a directory, and those above that are missing."""
+        missing = [part for part in (path, *path.parents) if not part.exists()]
+        for part in reversed(missing):
+            self._owe(path=str(part), only_if_empty=True)
+            try:
+                part.mkdir(exist_ok=True)
+            except OSError as error:
+                raise HostError(f"cannot make directory {part}: {error.strerror}") from error
 
-    def owe(self, path: Path) -> None:
-        """Before `path` is made. What exists already is not ours to remove."""
-        if path.exists():
+    @contextmanager
+    def making(self, path: Path) -> Iterator[None]:
+        """`path` comes into being in the block. What exists already, or is made by others meanwhile, is not ours."""
+        if path.exists() or path.is_symlink():
             raise RefusedError(
                 f"cannot restore {path}: it exists", hint="choose another directory, or another name with --name"
             )
-        self._debts.append(self._held.enter_context(self._ledger.owing(FILE_DEBT, path=str(path))))
+        debt = self._owe(path=str(path))
+        try:
+            yield
+        except RefusedError:
+            debt.forgive()
+            raise
 
     def keep(self) -> None:
+        """All went well."""
         for debt in self._debts:
             debt.forgive()
 
+    def remove(self) -> None:
+        """It did not, after all."""
+        for debt in reversed(self._debts):
+            remove_restored(**debt.args)  # type: ignore[arg-type]
 
-class _Plan:
-    """The definition as it will be, and where the files go that it names."""
-
-    def __init__(
-        self,
-        definition: str,
-        name: str,
-        options: RestoreOptions,
-        disks: list[RestoredDisk],
-        side_files: tuple[SideFilePoint, ...],
-    ) -> None:
-        rewritten = rewrite_definition(
-            definition,
-            name=options.name,
-            new_identity=options.new_identity or options.name is not None,
-            disks={disk.target: (disk.path, disk.image_format) for disk in disks},
-            side_files={},
-        )
-        self.vm = parse_definition(rewritten.definition, host="")
-        self.side_paths = {
-            file.role: self._side_path(file, options.directory / f"{safe_name(name)}-{file.role}")
-            for file in side_files
-        }
-        final = rewrite_definition(
-            rewritten.definition,
-            new_identity=False,
-            disks={disk.target: (disk.path, disk.image_format) for disk in disks},
-            side_files={role: str(path) for role, path in self.side_paths.items()},
-        )
-        self.definition = final.definition
-        self.path = options.directory / f"{safe_name(name)}.xml"
-        self.notes = rewritten.notes
-
-    def _side_path(self, file: SideFilePoint, otherwise: Path) -> Path:
-        """TPM state lies where the VM's UUID says, unless the definition names a place; all else where we say."""
-        places = [Path(side.path) for side in self.vm.side_files if side.role == file.role == "tpm"]
-        return next((place for place in places if self.vm.uuid in place.parts), otherwise)
+    def _owe(self, **args: str | bool) -> Debt:
+        self._debts.append(self._held.enter_context(self._ledger.owing(FILE_DEBT, **args)))
+        return self._debts[-1]
 
 
-def _place(disk: DiskPoint, name: str, options: RestoreOptions) -> RestoredDisk:
-    image_format = options.image_format or (disk.image_format if disk.image_format in _WRITABLE else "qcow2")
-    if device := dict(options.devices).get(disk.target):
+def _place_disks(manifest: Manifest, name: str, directory: Path, options: RestoreOptions) -> list[RestoredDisk]:
+    devices = dict(options.devices)
+    for target, device in devices.items():
+        find_disk(manifest, target)
+        if not device.is_block_device():
+            raise ConfigError(f"cannot restore disk {target} to {device}: it is no block device")
+    return [_place(disk, name, directory, options.image_format, devices.get(disk.target)) for disk in manifest.disks]
+
+
+def _place(disk: DiskPoint, name: str, directory: Path, wanted: str | None, device: Path | None) -> RestoredDisk:
+    if device is not None:
         return RestoredDisk(disk.target, str(device), "raw", disk.size)
-    file = f"{safe_name(name)}-{safe_name(disk.target)}.{image_format}"
-    return RestoredDisk(disk.target, str(options.directory.absolute() / file), image_format, disk.size)
+    image_format = wanted or (disk.image_format if disk.image_format in _WRITABLE else "qcow2")
+    path = directory / file_name(name, f"-{safe_name(disk.target)}.{image_format}")
+    return RestoredDisk(disk.target, str(path), image_format, disk.size)
 
 
 def _restore_disk(
     repository: Repository, point: RestorePoint, disk: DiskPoint, place: RestoredDisk, made: _Made, progress: Progress
 ) -> None:
     path = Path(place.path)
-    if not path.is_block_device():
-        made.owe(path)
     progress.begin(disk.target, disk.size)
-    restore_disk(repository, point, disk, path, image_format=place.image_format, progress=progress.advance)
+    with nullcontext() if path.is_block_device() else made.making(path):
+        restore_disk(repository, point, disk, path, image_format=place.image_format, progress=progress.advance)
 
 
 def _refuse_existing(hypervisor: Hypervisor, vm: Vm) -> None:
@@ -212,11 +254,3 @@ def _refuse_existing(hypervisor: Hypervisor, vm: Vm) -> None:
                 f"cannot restore {vm.name}: {hypervisor.uri} has a VM of that name or UUID",
                 hint="--name NEW restores it as another VM, --in-place rolls the present one back",
             )
-
-
-def _write_definition(plan: _Plan) -> None:
-    try:
-        with new_file(plan.path, exist_ok=False) as unfinished:
-            unfinished.write_text(plan.definition, encoding="utf-8")
-    except OSError as error:
-        raise HostError(f"cannot write {plan.path}: {error.strerror}") from error

@@ -3,45 +3,37 @@
 
 While a qcow2 image is shut off, a bitmap begun at every restore point tells the next one what has changed. A bitmap's
 name carries the repository's id, so that backups into two repositories do not take each other's away.
+
+An image with internal snapshots gets none: QEMU goes back to no snapshot of an image that has a bitmap.
+Source: QEMU's block/snapshot.c, bdrv_snapshot_goto ("Device has active dirty bitmaps").
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import Enum
 
 from donjon import trace
+from donjon.backup.disks import choose_disks
 from donjon.backup.method import Capture, CapturedDisk
+from donjon.backup.standstill import RESUME_DEBT, START_DEBT, Standstill, WhenRunning, standing_still
 from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.hypervisor import Hypervisor
-from donjon.images.bitmaps import add_bitmap, can_have_bitmaps
-from donjon.images.image import OpenImage, open_image
+from donjon.images.bitmaps import add_bitmap, can_have_bitmaps, remove_bitmap
+from donjon.images.image import open_image
 from donjon.images.image_info import ImageInfo
 from donjon.images.inspection import probe
-from donjon.images.knowledge import Known, clean_since
+from donjon.images.knowledge import Knowledge, Known, clean_since
 from donjon.images.locks import in_use
-from donjon.model.restore_point import Consistency, LeftOut, Manifest
-from donjon.model.vm import Device, Disk, Power, Vm
+from donjon.model.restore_point import DiskPoint, Manifest
+from donjon.model.vm import Disk, Vm
 from donjon.state.ledger import Debt, Ledger
 
+__all__ = ["BITMAP_DEBT", "RESUME_DEBT", "START_DEBT", "Offline", "OfflineOptions", "WhenRunning"]
+
 BITMAP_DEBT = "image.bitmap"
-START_DEBT = "guest.start"
-RESUME_DEBT = "guest.resume"
-
-_LATE_SHUTDOWN_S = 30.0
-_POLL_S = 0.5
-
-
-class WhenRunning(Enum):
-    """What may be done to a guest that runs."""
-
-    REFUSE = "refuse"
-    SHUT_DOWN = "shutdown"
-    SUSPEND = "suspend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +48,24 @@ class OfflineOptions:
     include_isos: bool = False
     skip_disks: frozenset[str] = frozenset()
     track_changes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """A disk's image, ready to be read.
+
+    `begun` is owed: the bitmap that begins now. `checkpoint` is the bitmap that tells what changes from now on: that
+    one or, where nothing has changed, the one of the restore point before. `stale` are ours that tell nothing any more
+    once there is a new restore point.
+    """
+
+    disk: Disk
+    info: ImageInfo
+    known: Knowledge
+    begun: Debt | None
+    checkpoint: str | None
+    stale: tuple[str, ...]
+    note: str | None = None
 
 
 class Offline:
@@ -75,164 +85,102 @@ class Offline:
     @contextmanager
     def capture(self, vm: Vm, since: Manifest | None) -> Iterator[Capture]:
         """See Method."""
-        disks, left_out = self._choose_disks(vm)
-        with ExitStack() as held:
-            consistency, suspended = self._hold_still(vm, held)
-            images = {disk.target: self._examine(disk, suspended) for disk in disks}
-            bitmaps = {} if suspended else self._begin_bitmaps(images, held)
-            with ExitStack() as sources:
-                captured = [
-                    self._open(disk, images[disk.target], bitmaps.get(disk.target), since, suspended, sources)
-                    for disk in disks
-                ]
-                stale = [(info.path, name) for info in images.values() for name in self._own_bitmaps(info)]
+        options = self._options
+        disks, left_out = choose_disks(vm, options.skip_disks, include_isos=options.include_isos)
+        guest = standing_still(vm, self._hypervisor, self._ledger, options.when_running, options.shutdown_timeout_s)
+        with guest as still, ExitStack() as owed, ExitStack() as opened:
+            found = [_examine(disk, still) for disk in disks]
+            images = [
+                self._begin(disk, info, since.disk(disk.target) if since else None, still, owed)
+                for disk, info in zip(disks, found, strict=True)
+            ]
+            captured = tuple(_open(image, still, opened) for image in images)
 
-                def verify() -> None:
-                    for disk in captured:
-                        if isinstance(disk.source, OpenImage):
-                            disk.source.verify_unchanged()
-                    self._check_still(vm)
+            def verify() -> None:
+                opened.close()
+                still.verify()
 
-                committed = False
+            def commit() -> None:
+                for image in images:
+                    _commit(image)
 
-                def commit() -> None:
-                    nonlocal committed
-                    for debt in bitmaps.values():
-                        debt.forgive()
-                    committed = True
+            yield Capture(vm, still.consistency, captured, left_out, tuple(_notes(images)), verify, commit)
 
-                yield Capture(vm, consistency, tuple(captured), left_out, _notes(disks), verify, commit)
-            if committed:
-                self._forget_bitmaps(stale)
+    def _begin(
+        self, disk: Disk, found: ImageInfo, point: DiskPoint | None, still: Standstill, owed: ExitStack
+    ) -> _Image:
+        """Judge what is known of an image, and have its changes noted from now on.
 
-    def _choose_disks(self, vm: Vm) -> tuple[list[Disk], tuple[LeftOut, ...]]:
-        chosen, left_out = [], []
-        for disk in vm.disks:
-            if disk.target in self._options.skip_disks:
-                left_out.append(LeftOut(disk.target, "the operator said so", disk.source or disk.remote))
-            elif disk.source is None and disk.remote is None:
-                left_out.append(LeftOut(disk.target, "the drive is empty"))
-            elif disk.device in (Device.CDROM, Device.FLOPPY) and not self._options.include_isos:
-                left_out.append(LeftOut(disk.target, "removable medium", disk.source or disk.remote))
-            elif disk.source is None:
-                raise RefusedError(
-                    f"cannot back up disk {disk.target} of {vm.name}: it is not a file or device of this host"
-                    f" ({disk.remote})",
-                    hint=f"use a restic client inside the guest for its content, and --skip-disk {disk.target} here",
-                )
-            else:
-                chosen.append(disk)
-        if not chosen:
-            raise RefusedError(f"cannot back up {vm.name}: it has no disk to back up")
-        return chosen, tuple(left_out)
-
-    def _hold_still(self, vm: Vm, held: ExitStack) -> tuple[Consistency, bool]:
-        """How orderly the guest stands still, and whether its QEMU has the images open."""
-        if self._hypervisor is None or vm.power is Power.UNKNOWN:
-            return Consistency.OFFLINE, False
-        power = self._hypervisor.power(vm.uuid)
-        if power is Power.OFF:
-            return Consistency.OFFLINE, False
-        if power is Power.PAUSED:
-            return Consistency.CRASH, True
-        if self._options.when_running is WhenRunning.SHUT_DOWN:
-            held.enter_context(self._ledger.owing(START_DEBT, uri=self._hypervisor.uri, uuid=vm.uuid))
-            trace.reached("offline.before-shutdown")
-            self._shut_down(self._hypervisor, vm)
-            return Consistency.OFFLINE, False
-        if self._options.when_running is WhenRunning.SUSPEND:
-            held.enter_context(self._ledger.owing(RESUME_DEBT, uri=self._hypervisor.uri, uuid=vm.uuid))
-            trace.reached("offline.before-suspend")
-            self._hypervisor.suspend(vm.uuid)
-            return Consistency.CRASH, True
-        raise RefusedError(
-            f"cannot back up {vm.name}: it is running",
-            hint="add --shutdown to shut it down and start it again afterwards, or --suspend to stop it meanwhile",
-        )
-
-    def _shut_down(self, hypervisor: Hypervisor, vm: Vm) -> None:
-        """A guest that missed its time may still be about to end: wait a little, so that it is started again."""
+        What is known is judged again after a bitmap was begun: what happened before is in the old one, what happens
+        from here on in the new one, and nothing in between. An image that has not changed at all keeps the old one.
+        """
+        known = clean_since(found, point)
+        if still.has_images_open:
+            return _Image(disk, found, known, None, None, ())
+        mine = {bitmap.name for bitmap in found.bitmaps if bitmap.name.startswith(self._bitmap_prefix)}
+        if point is not None and known.kind is Known.UNCHANGED:
+            return _Image(disk, found, known, None, point.checkpoint, tuple(mine - {point.checkpoint}))
+        if not self._options.track_changes or not can_have_bitmaps(found) or found.internal_snapshots:
+            return _Image(disk, found, known, None, None, tuple(mine))
+        name = self._bitmap_prefix + secrets.token_hex(8)
+        begun = owed.enter_context(self._ledger.owing(BITMAP_DEBT, path=found.path, bitmap=name))
+        trace.reached("offline.bitmap-owed")
         try:
-            hypervisor.shut_down(vm.uuid, self._options.shutdown_timeout_s)
+            add_bitmap(found.path, name)
+        except HostError as error:
+            return _Image(disk, found, known, None, None, tuple(mine), note=f"the next backup reads all: {error}")
+        trace.reached("offline.bitmap-begun")
+        info = probe(found.path, found.format)
+        return _Image(disk, info, clean_since(info, point), begun, name, tuple(mine))
+
+
+def _examine(disk: Disk, still: Standstill) -> ImageInfo:
+    assert disk.source is not None
+    info = probe(disk.source, disk.image_format)
+    if not still.has_images_open and in_use(disk.source):
+        raise RefusedError(
+            f"cannot back up {disk.source}: another process has it open for writing",
+            hint="shut the guest down; if libvirt runs it, say its name instead of its disks",
+        )
+    return info
+
+
+def _open(image: _Image, still: Standstill, opened: ExitStack) -> CapturedDisk:
+    source = opened.enter_context(
+        open_image(
+            image.info,
+            base_bitmap=image.known.bitmap,
+            unchanged=image.known.kind is Known.UNCHANGED,
+            force_share=still.has_images_open,
+        )
+    )
+    return CapturedDisk(
+        disk=image.disk,
+        source=source,
+        reason=image.known.reason,
+        image_format=image.info.format,
+        image_options=image.info.options,
+        stamps=source.stamps,
+        checkpoint=image.checkpoint,
+        had_internal_snapshots=image.info.internal_snapshots,
+    )
+
+
+def _commit(image: _Image) -> None:
+    """The new bitmap stays, older ones go. One that cannot be removed now is no harm: the next backup removes it."""
+    if image.begun:
+        image.begun.forgive()
+    for name in image.stale:
+        trace.reached("offline.bitmap-stale")
+        try:
+            remove_bitmap(image.info.path, name)
         except HostError:
-            deadline_s = time.monotonic() + min(_LATE_SHUTDOWN_S, self._options.shutdown_timeout_s)
-            while time.monotonic() < deadline_s and hypervisor.power(vm.uuid) is not Power.OFF:
-                time.sleep(_POLL_S)
-            raise
-        trace.reached("offline.shut-down")
-
-    def _check_still(self, vm: Vm) -> None:
-        if self._hypervisor is None or vm.power is Power.UNKNOWN:
             return
-        if self._hypervisor.power(vm.uuid) is Power.RUNNING:
-            raise HostError(f"cannot back up {vm.name}: it was started while its disks were read", hint="try again")
-
-    def _examine(self, disk: Disk, suspended: bool) -> ImageInfo:
-        assert disk.source is not None
-        info = probe(disk.source, disk.image_format)
-        if not suspended and in_use(disk.source):
-            raise RefusedError(
-                f"cannot back up {disk.source}: another process has it open for writing",
-                hint="shut the guest down; if libvirt runs it, say its name instead of its disks",
-            )
-        return info
-
-    def _begin_bitmaps(self, images: dict[str, ImageInfo], held: ExitStack) -> dict[str, Debt]:
-        """New bitmaps by target; each is owed until the restore point that they begin at exists."""
-        if not self._options.track_changes:
-            return {}
-        begun = {}
-        for target, info in images.items():
-            if not can_have_bitmaps(info):
-                continue
-            name = self._bitmap_prefix + secrets.token_hex(8)
-            begun[target] = held.enter_context(self._ledger.owing(BITMAP_DEBT, path=info.path, bitmap=name))
-            trace.reached("offline.bitmap-owed")
-            add_bitmap(info.path, name)
-        return begun
-
-    def _open(
-        self,
-        disk: Disk,
-        examined: ImageInfo,
-        bitmap: Debt | None,
-        since: Manifest | None,
-        suspended: bool,
-        held: ExitStack,
-    ) -> CapturedDisk:
-        point = since.disk(disk.target) if since else None
-        known = clean_since(examined, point)
-        # The bitmap just begun has changed the image file, and nothing else.
-        info = probe(examined.path, examined.format) if bitmap else examined
-        source = held.enter_context(
-            open_image(
-                info,
-                base_bitmap=known.bitmap if known.kind is Known.BITMAP else None,
-                unchanged=known.kind is Known.UNCHANGED,
-                force_share=suspended,
-            )
-        )
-        return CapturedDisk(
-            disk=disk,
-            source=source,
-            reason=known.reason,
-            image_format=info.format,
-            image_options=info.options,
-            stamps=source.stamps,
-            checkpoint=str(bitmap.args["bitmap"]) if bitmap else None,
-            had_internal_snapshots=info.internal_snapshots,
-        )
-
-    def _own_bitmaps(self, info: ImageInfo) -> list[str]:
-        """Those that an earlier backup into this repository left in the image."""
-        return [bitmap.name for bitmap in info.bitmaps if bitmap.name.startswith(self._bitmap_prefix)]
-
-    def _forget_bitmaps(self, stale: list[tuple[str, str]]) -> None:
-        """Remove bitmaps that nothing builds upon any more; by way of the ledger, which makes good for a crash."""
-        for path, name in stale:
-            with self._ledger.owing(BITMAP_DEBT, path=path, bitmap=name):
-                trace.reached("offline.bitmap-stale")
 
 
-def _notes(disks: list[Disk]) -> tuple[str, ...]:
-    return tuple(f"disk {disk.target} is shared with other guests" for disk in disks if disk.shared)
+def _notes(images: list[_Image]) -> Iterator[str]:
+    for image in images:
+        if image.disk.shared:
+            yield f"disk {image.disk.target} is shared with other guests"
+        if image.note:
+            yield image.note
