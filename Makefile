@@ -26,16 +26,18 @@ lint: install ## form, types and layers of the code
 	$(BIN)/lint-imports --no-logo
 
 check: lint ## lint, and the quick tests: no guest, no other program's repositories
-	$(BIN)/pytest -n 2 $(FAST)
+	@scripts/in-memory $(BIN)/pytest -n 5 --dist worksteal $(FAST)
 
 test: lint ## everything: check, interoperability with stock restic, real guests; says what it skips and why
 	@scripts/newer-restic >/dev/null || true
-	$(BIN)/pytest -n 2 -rs
+	@scripts/in-memory $(BIN)/pytest -n 5 --dist worksteal -rs $(FAST)
+	$(BIN)/pytest -n 2 -rs tests/interop tests/system
 
 demo: install ## a real guest is backed up, lost, restored and booted, in a few minutes
 	@scripts/demo
 
 bench: install ## donjon against restic, borg and qemu-img on the same image; table in bench/RESULTS.md
+	@command -v borg >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install borgbackup >/dev/null
 	$(BIN)/python bench/run
 
 clean: ## remove what was made: .venv, downloads, caches

@@ -46,7 +46,12 @@ def new_file(path: Path, *, exist_ok: bool) -> Iterator[Path]:
 
 
 def _unfinished_name(path: Path) -> str:
-    return f".{path.name[:200]}.{secrets.token_hex(4)}.unfinished"
+    return f".{_shortened(path.name)}.{secrets.token_hex(4)}.unfinished"
+
+
+def _shortened(name: str) -> str:
+    """As much of a name as leaves room for what is put around it: a file's name may have 255 bytes."""
+    return os.fsencode(name)[:200].decode("utf-8", "ignore")
 
 
 def _check_free(path: Path, *, exist_ok: bool) -> None:
@@ -86,5 +91,5 @@ def _sync(path: Path, flags: int) -> None:
 def unfinished_files(path: Path) -> list[Path]:
     """What writers of `path` that were killed have left beside it."""
     length = len(_unfinished_name(path))
-    pattern = f".{glob.escape(path.name[:200])}.*.unfinished"
+    pattern = f".{glob.escape(_shortened(path.name))}.*.unfinished"
     return [found for found in path.parent.glob(pattern) if len(found.name) == length]

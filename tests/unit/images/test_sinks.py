@@ -141,3 +141,11 @@ def test_a_device_that_is_too_small_is_refused_untouched(device: Path) -> None:
     with pytest.raises(RefusedError, match=sentence), open_sink(device, "raw", SIZE + 1):
         pass
     assert read_back(device, "raw") == b"\xff" * SIZE
+
+
+def test_the_longest_name_a_file_can_have_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with open_sink(path, "raw", len(CONTENT)) as sink:
+        fill(sink)
+    assert path.read_bytes() == CONTENT
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
