@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from donjon.errors import IntegrityError
+from donjon.repository.allocator import give_back_memory
 from donjon.repository.format.blob import ID_LENGTH, BlobType, PackedBlob
 from donjon.repository.format.crypto import OVERHEAD
 from donjon.repository.format.index_file import IndexedPack
-from donjon.repository.memory import give_back_memory
 
 # A blob takes one row of 48 bytes: the first 8 of its id as a number to sort by, and the rest.
 _KEY = np.dtype(np.uint64)

@@ -3,13 +3,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, wait
 from typing import TypeVar
 
+_MOST_WORKERS = 8
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def worker_count() -> int:
+    """How many threads are worth having: one per processor we may use, up to where Python's own lock ends scaling."""
+    return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
 
 
 def map_ordered(executor: Executor, function: Callable[[T], R], items: Iterable[T], *, ahead: int) -> Iterator[R]:

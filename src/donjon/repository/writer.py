@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from os import cpu_count
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -28,16 +27,15 @@ from donjon.repository.format.crypto import Buffer, open_sealed, seal, seal_stre
 from donjon.repository.format.index_file import encode_index
 from donjon.repository.format.pack import encode_header
 from donjon.repository.format.snapshot import Snapshot, encode_snapshot
-from donjon.repository.ordered import map_ordered
+from donjon.repository.ordered import map_ordered, worker_count
 from donjon.repository.repository import Repository
 from donjon.repository.spool import Spool
 from donjon.repository.store import FileName, FileType
 
-SMALLEST_PACK = 4 << 20
-LARGEST_PACK = 128 << 20
 _BLOBS_PER_INDEX = 50_000
 _INDEX_AFTER_S = 300.0
 _PACKS_IN_FLIGHT = 2
+_LARGEST_IN_MEMORY = 32 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +46,7 @@ class WriteOptions:
     """How to write.
 
     `level` is zstd's (1 fast .. 19 small); `pack_size` in bytes; `verify` opens every blob again before it is kept;
-    `workers` seal blobs (0: one per processor).
+    `workers` seal blobs (0: as many as is worth while).
     """
 
     level: int = FASTEST
@@ -79,6 +77,9 @@ class Written:
 
 @dataclass(slots=True)
 class _OpenPack:
+    """A pack that still grows; a large one does so in a spool, because several are on their way at a time."""
+
+    large: bool
     blobs: list[PackedBlob] = field(default_factory=list)
     parts: list[bytearray | Spool] = field(default_factory=list)
     size: int = 0
@@ -87,8 +88,18 @@ class _OpenPack:
         assert prepared.sealed is not None
         length = len(prepared.sealed)
         self.blobs.append(PackedBlob(prepared.id, prepared.type, self.size, length, prepared.uncompressed_length))
-        self.parts.append(prepared.sealed)
+        self._keep(prepared.sealed)
         self.size += length
+
+    def _keep(self, sealed: bytearray | Spool) -> None:
+        if isinstance(sealed, Spool) or not self.large:
+            self.parts.append(sealed)
+            return
+        if not self.parts or not isinstance(self.parts[-1], Spool):
+            self.parts.append(Spool())
+        spool = self.parts[-1]
+        assert isinstance(spool, Spool)
+        spool.append(sealed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +129,11 @@ class Writer:
         self._repository = repository
         self._lock = held
         self._options = options
-        self._open = {kind: _OpenPack() for kind in BlobType}
+        self._open = {kind: self._new_pack() for kind in BlobType}
         self._claimed: set[tuple[BlobType, bytes]] = set()
         self._guard = threading.Lock()
         self._per_thread = threading.local()
-        self._worker_count = options.workers or cpu_count() or 1
+        self._worker_count = options.workers or worker_count()
         self._workers = ThreadPoolExecutor(self._worker_count, "donjon-seal")
         self._savers = ThreadPoolExecutor(_PACKS_IN_FLIGHT, "donjon-save")
         self._saving: deque[Future[None]] = deque()
@@ -254,8 +265,11 @@ class Writer:
         self.written.added += prepared.plain_length
         self.written.stored += len(prepared.sealed or b"")
 
+    def _new_pack(self) -> _OpenPack:
+        return _OpenPack(large=self._options.pack_size > _LARGEST_IN_MEMORY)
+
     def _close_pack(self, type: BlobType) -> None:
-        pack, self._open[type] = self._open[type], _OpenPack()
+        pack, self._open[type] = self._open[type], self._new_pack()
         if not pack.blobs:
             return
         while len(self._saving) >= _PACKS_IN_FLIGHT:

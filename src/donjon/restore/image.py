@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One disk out of the repository: read pack by pack, proven block by block, written in the order of the disk."""
+"""One disk out of the repository: read pack by pack, proven and written block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from os import cpu_count
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from donjon.errors import IntegrityError, StoreError
 from donjon.repository.blob_index import Location
 from donjon.repository.block_map import BlockMap
 from donjon.repository.format.blob import BlobType, Buffer, blob_id
-from donjon.repository.ordered import map_ordered
+from donjon.repository.ordered import map_ordered, worker_count
 from donjon.repository.repository import Repository
 from donjon.repository.store import FileName, FileType
 
@@ -41,24 +41,40 @@ class _Piece(NamedTuple):
 
 
 def restore_image(
-    repository: Repository, block_map: BlockMap, sink: Sink, *, progress: Callable[[int], None] = lambda _: None
+    repository: Repository,
+    block_map: BlockMap,
+    sink: Sink,
+    *,
+    in_order: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write a disk to a sink, in order, every block proven before it is written.
+    """Write a disk to a sink, every block proven before it is written.
 
-    `progress` is called with the number of bytes dealt with since the last call.
+    Args:
+        repository: open.
+        block_map: of the disk.
+        sink: thread-safe, unless the disk is written in order.
+        in_order: from the first byte to the last. Otherwise whoever has proven a block writes it, while it is at hand.
+        progress: called with the number of bytes dealt with since the last call.
 
     Raises:
         IntegrityError: a block is damaged or missing in the repository.
         StoreError: the repository cannot be read.
         HostError: the sink cannot be written.
     """
-    workers = cpu_count() or 1
+
+    def work(stretch: list[_Piece]) -> tuple[list[_Piece], list[bytes]]:
+        if in_order:
+            return stretch, list(_blocks(repository, block_map, stretch))
+        _write(stretch, _blocks(repository, block_map, stretch), block_map, sink)
+        return stretch, []
+
+    workers = worker_count()
     with ThreadPoolExecutor(workers, "donjon-open") as executor:
         stretches = _stretches(_pieces(repository, block_map))
-        for stretch, blobs in map_ordered(
-            executor, lambda stretch: (stretch, _load(repository, block_map, stretch)), stretches, ahead=2 * workers
-        ):
-            _write(stretch, blobs, block_map, sink)
+        for stretch, blocks in map_ordered(executor, work, stretches, ahead=2 * workers):
+            if in_order:
+                _write(stretch, blocks, block_map, sink)
             first, last = stretch[0], stretch[-1]
             end = min((last.start + last.repeats) * block_map.block_size, block_map.size)
             progress(end - first.start * block_map.block_size)
@@ -102,33 +118,37 @@ def _adjacent(left: _Piece, right: _Piece) -> bool:
     )
 
 
-def _load(repository: Repository, block_map: BlockMap, stretch: list[_Piece]) -> list[bytes]:
-    """The blocks of a stretch; nothing for zeros."""
+def _blocks(repository: Repository, block_map: BlockMap, stretch: list[_Piece]) -> Iterator[bytes]:
+    """The blocks of a stretch, one for each piece; none for zeros."""
     first, last = stretch[0].location, stretch[-1].location
     if first is None or last is None:
-        return []
-    name = FileName(FileType.PACK, first.pack.hex())
-    blocks = []
-    try:
+        return
+    sealed: memoryview | None = None
+    with suppress(StoreError):  # then one by one, from whichever pack has them
+        name = FileName(FileType.PACK, first.pack.hex())
         sealed = memoryview(repository.store.load(name, first.offset, last.offset + last.length - first.offset))
-        for piece in stretch:
-            assert piece.location is not None
-            at = piece.location.offset - first.offset
-            blocks.append(repository.open_blob(piece.blob, piece.location, sealed[at : at + piece.location.length]))
-    except (IntegrityError, StoreError):
-        # One by one, from whichever pack has them undamaged.
-        blocks = [repository.load_blob(BlobType.DATA, piece.blob) for piece in stretch]
-    for piece, block in zip(stretch, blocks, strict=True):
+    for piece in stretch:
+        assert piece.location is not None
+        at = piece.location.offset - first.offset
+        block = _open(repository, piece, sealed[at : at + piece.location.length] if sealed else None)
         ends = (piece.start, piece.start + piece.repeats - 1)
         if any(block_map.length_of(number) != len(block) for number in ends):
             raise IntegrityError(f"cannot restore block {piece.start}: its blob has {len(block)} bytes")
-    return blocks
+        yield block
 
 
-def _write(stretch: list[_Piece], blocks: list[bytes], block_map: BlockMap, sink: Sink) -> None:
-    offset = stretch[0].start * block_map.block_size
-    if not blocks:
-        end = min((stretch[0].start + stretch[0].repeats) * block_map.block_size, block_map.size)
+def _open(repository: Repository, piece: _Piece, sealed: memoryview | None) -> bytes:
+    if sealed is not None and piece.location is not None:
+        with suppress(IntegrityError):
+            return repository.open_blob(piece.blob, piece.location, sealed)
+    return repository.load_blob(BlobType.DATA, piece.blob)
+
+
+def _write(stretch: list[_Piece], blocks: Iterable[bytes], block_map: BlockMap, sink: Sink) -> None:
+    first = stretch[0]
+    if first.location is None:
+        offset = first.start * block_map.block_size
+        end = min((first.start + first.repeats) * block_map.block_size, block_map.size)
         sink.zero(offset, end - offset)
         return
     for piece, block in zip(stretch, blocks, strict=True):

@@ -155,7 +155,9 @@ def load_map(repository: Repository, snapshot: str, name: str = "vm", block_size
 
 def restored(repository: Repository, snapshot: str, name: str = "vm", block_size: int = BLOCK) -> bytes:
     with load_map(repository, snapshot, name, block_size) as block_map:
-        target = Target(block_map.size)
+        target, in_order = Target(block_map.size), Target(block_map.size)
         restore_image(repository, block_map, target)
-        assert target.order == sorted(target.order)
+        restore_image(repository, block_map, in_order, in_order=True)
+        assert in_order.order == sorted(target.order)
+        assert in_order.content == target.content
         return bytes(target.content)

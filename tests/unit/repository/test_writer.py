@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import pytest
 
 from donjon import trace
@@ -15,6 +20,7 @@ from donjon.repository.format.tree import dir_node, encode_tree, file_node
 from donjon.repository.reader import find_node, load_tree, read_file
 from donjon.repository.repository import Repository
 from donjon.repository.store import FileName, FileType
+from donjon.repository.stores.local import LocalStore
 from donjon.repository.stores.memory import MemoryStore
 from donjon.repository.writer import WriteOptions, writing
 from donjon.testing.faults import Faults
@@ -231,3 +237,32 @@ def test_two_that_create_at_once_do_not_spoil_it_for_the_first() -> None:
         new_repository(late)
     assert Repository.open(store, PASSWORD).config == first[0].config
     assert len(files(first[0], FileType.KEY)) == 1
+
+
+def test_large_packs_are_not_kept_in_memory() -> None:
+    """Three of 128 MiB would be more than the whole program may take."""
+    program = """
+import resource
+from donjon.repository.format.blob import BlobType
+from donjon.repository.format.keyfile import Scrypt
+from donjon.repository.repository import Repository
+from donjon.repository.stores.local import LocalStore
+from donjon.repository.writer import WriteOptions, writing
+from pathlib import Path
+import os, sys
+repository = Repository.create(LocalStore(Path(sys.argv[1])), "password", scrypt=Scrypt(1024, 8, 1))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with writing(repository, WriteOptions(pack_size=128 << 20)) as writer:
+    for _ in range(150):
+        writer.save_blob(BlobType.DATA, os.urandom(1 << 20))
+    writer.flush()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    with TemporaryDirectory() as folder:
+        grown = subprocess.run(
+            [sys.executable, "-c", program, f"{folder}/repository"], capture_output=True, text=True, check=True
+        )
+        repository = Repository.open(LocalStore(Path(folder) / "repository"), "password")
+        sizes = sorted(info.size for info in repository.store.list(FileType.PACK))
+    assert sizes[-1] >= 128 << 20
+    assert int(grown.stdout) < 64 << 10, "KiB"
