@@ -15,8 +15,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from os import cpu_count
-from typing import Protocol, runtime_checkable
 
 from donjon.errors import DonjonError, IntegrityError, StoreError
 from donjon.repository import lock
@@ -30,24 +28,15 @@ from donjon.repository.format.index_file import IndexedPack, decode_index, packe
 from donjon.repository.format.keyfile import decode_key_file
 from donjon.repository.format.pack import header_length
 from donjon.repository.format.snapshot import decode_snapshot
-from donjon.repository.ordered import map_ordered
+from donjon.repository.ordered import map_ordered, worker_count
 from donjon.repository.pack_reading import PackVerdict, Subset, read_pack
 from donjon.repository.repository import CONFIG, Repository
-from donjon.repository.store import FileName, FileType
+from donjon.repository.store import FileName, FileType, KeepsLeftovers
 
 _REPAIR_INDEX = "run `donjon repair index`"
 _SNAPSHOT_LOST = (
     "copy the file back from a copy of the repository; without one the restore point is lost: delete the file"
 )
-
-
-@runtime_checkable
-class ShowsLeftovers(Protocol):
-    """A store that knows of files which writers left half written when they died."""
-
-    def leftovers(self) -> Iterator[str]:
-        """Their names, for messages."""
-        ...
 
 
 def check(
@@ -185,7 +174,7 @@ class _Check:
         wanted = {pack for pack in chosen if pack in self._sizes}
         self._progress.total = sum(self._sizes[pack] for pack in wanted)
         count = len(wanted)
-        workers = cpu_count() or 1
+        workers = worker_count()
         with ThreadPoolExecutor(workers, "donjon-check") as executor:
             for name in self._index_files:
                 packs = [pack for pack in self._packs_of(name) if pack[0] in wanted]
@@ -236,9 +225,9 @@ class _Check:
         return trees.trees
 
     def _check_leftovers(self) -> None:
-        if isinstance(self._store, ShowsLeftovers):
+        if isinstance(self._store, KeepsLeftovers):
             for name in self._store.leftovers():
-                self._findings.hint(name, "a writer that died left it half written", "it may be deleted")
+                self._findings.hint(name, "a writer that died left it half written", "`donjon repair index` removes it")
 
 
 class _Progress:

@@ -203,14 +203,14 @@ def _authenticated(repository: Repository, location: Location, sealed: Spool) ->
 
 
 def _plaintext(opening: Opening, location: Location, sealed: Spool, blob: bytes) -> Iterator[bytes]:
-    """The tree's text in parts; that it is the right one is known, and said, only at the end."""
+    """A blob's plaintext in parts; that it is the right one is known, and said, only at the end."""
     parts = map(opening.decrypt, sealed.parts(NONCE_LENGTH, len(sealed) - TAG_LENGTH))
     digest = hashlib.sha256()
     for part in decompress_parts(parts) if location.uncompressed_length else parts:
         digest.update(part)
         yield part
     if digest.digest() != blob:
-        raise IntegrityError(f"cannot read tree {blob.hex()[:16]}: its content is not what its name promises")
+        raise IntegrityError(f"cannot read blob {blob.hex()[:16]}: its content is not what its name promises")
 
 
 def find_node(repository: Repository, tree: bytes, path: str) -> Node:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from os import cpu_count
 from typing import Protocol, runtime_checkable
 
 from donjon import trace
@@ -23,11 +22,11 @@ from donjon.repository.blob_index import BlobIndex, Location
 from donjon.repository.format.blob import BlobType, PackedBlob, parse_id
 from donjon.repository.format.index_file import decode_index, encode_index, packed_blobs
 from donjon.repository.format.pack import header_length
-from donjon.repository.ordered import map_ordered
+from donjon.repository.ordered import map_ordered, worker_count
 from donjon.repository.pack_reading import PackVerdict, read_header, read_pack
 from donjon.repository.reader import stream_blob
 from donjon.repository.repository import Repository
-from donjon.repository.store import FileName, FileType, Store
+from donjon.repository.store import FileName, FileType, KeepsLeftovers, Store
 from donjon.repository.writer import WriteOptions, Writer
 
 _BLOBS_PER_INDEX = 50_000
@@ -97,7 +96,7 @@ def repair_index(
         RepositoryLockedError: somebody is at work.
         StoreError: the repository cannot be read or written; nothing is lost.
     """
-    workers = cpu_count() or 1
+    workers = worker_count()
     with (
         lock.held(repository.files, exclusive=not dry_run) as held,
         ThreadPoolExecutor(workers, "donjon-repair") as executor,
@@ -108,6 +107,8 @@ def repair_index(
             repair.save(held)
             held.verify()
             repair.put_away()
+            if isinstance(repository.store, KeepsLeftovers):
+                repository.store.sweep_temporary()
         return repair.report
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class FileType(Enum):
@@ -88,4 +88,17 @@ class Store(Protocol):
 
     def delete(self, file: FileName) -> None:
         """Remove a file; durable on return; succeeds if it is not there."""
+        ...
+
+
+@runtime_checkable
+class KeepsLeftovers(Protocol):
+    """A store in which writers that died leave files half written; no listing shows them."""
+
+    def leftovers(self) -> Iterator[str]:
+        """Their names, for messages."""
+        ...
+
+    def sweep_temporary(self) -> int:
+        """Remove them; returns how many there were. Raises StoreError."""
         ...
