@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only door to other programs: run one to its end, or keep one beside us for as long as it is needed.
 
-Programs are started without a shell, in the C locale, and never outlive donjon.
+Programs are started without a shell, in the C locale, without what says our passwords, and never outlive donjon.
 
 Source: prctl(2), PR_SET_PDEATHSIG (the signal comes when the *thread* that started the child ends).
 """
@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -29,6 +29,8 @@ DEBIAN_PACKAGES = {
 }
 COMPLAINT_LENGTH = 600
 STOP_S = 10.0
+_SECRET = frozenset({"DONJON_PASSWORD", "DONJON_PASSWORD_FILE", "DONJON_PASSWORD_COMMAND", "CREDENTIALS_DIRECTORY"})
+"""Variables of our environment that are nobody else's business."""
 
 # Lives as long as donjon does, and so do the helpers it starts: see PR_SET_PDEATHSIG above.
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="helper-starter")
@@ -55,8 +57,12 @@ def run(
     input: bytes | None = None,
     env: Mapping[str, str] | None = None,
     check: bool = True,
+    operators: bool = False,
 ) -> Completed:
     """Run a program to its end.
+
+    Ctrl-C does not reach it: it has a session of its own, and 10 s to end once we are told to stop; the kernel kills
+    it when donjon dies.
 
     Args:
         argv: program, looked up in PATH, and its arguments; no secrets (every user of the host can read them).
@@ -64,17 +70,19 @@ def run(
         input: what it reads on standard input; None: nothing.
         env: added to our own environment.
         check: False: an exit status other than 0 is no error.
+        operators: it is a program of the operator's own choice: it keeps our terminal and all of our environment.
 
     Raises:
         HostError: it is not installed, did not end in time or, with `check`, failed; says what it complained of.
     """
     words = _words(argv)
     with subprocess.Popen(
-        words,
+        words if operators else _guarded(words),
         stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(env),
+        env=_environment(env, secrets=operators),
+        start_new_session=not operators,
     ) as process:
         try:
             stdout, stderr = process.communicate(input, timeout=timeout_s)
@@ -82,6 +90,9 @@ def run(
             process.kill()
             raise HostError(f"cannot run {_name(words)}: it did not end within {timeout_s:g} s") from error
         except BaseException:
+            if not operators:
+                with suppress(subprocess.TimeoutExpired):
+                    process.communicate(timeout=STOP_S)
             process.kill()
             raise
     if check and process.returncode != 0:
@@ -139,7 +150,7 @@ def running(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
         HostError: it is not installed.
     """
     words = _words(argv)
-    guarded = _words(["setpriv", "--pdeathsig", "KILL", "--", *words])
+    guarded = _guarded(words)
     with tempfile.TemporaryFile() as complaints:
         process = _starter.submit(_start, guarded, complaints, _environment(env)).result()
         try:
@@ -168,6 +179,11 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def _guarded(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The same, killed by the kernel when the thread that starts it ends."""
+    return _words(["setpriv", "--pdeathsig", "KILL", "--", *words])
+
+
 def _words(argv: Sequence[str | Path]) -> tuple[str, ...]:
     """The command line, its program as an absolute path."""
     words = tuple(os.fspath(word) for word in argv)
@@ -179,8 +195,9 @@ def _words(argv: Sequence[str | Path]) -> tuple[str, ...]:
     return (program, *words[1:])
 
 
-def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", **(more or {})}
+def _environment(more: Mapping[str, str] | None, *, secrets: bool = False) -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if secrets or name not in _SECRET}
+    return {**ours, "LC_ALL": "C", **(more or {})}
 
 
 def _name(words: tuple[str, ...]) -> str:

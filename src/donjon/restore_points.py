@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote, unquote
@@ -64,6 +65,8 @@ _VM_TAG = "vm:"
 _METHOD_TAG = "method:"
 _CONSISTENCY_TAG = "consistency:"
 _PIECE = 512 << 10
+_ROLE = re.compile(r"nvram|tpm|kernel|initrd|dtb|seed[0-9]*")
+_TARGET = re.compile(r"[^/\x00-\x1f\x7f]+")
 _UNSAFE = re.compile(r"[^\w .()\[\]{}=,;!#$&'+@^`~-]")
 
 
@@ -104,6 +107,8 @@ def save_restore_point(
     disks: Mapping[str, bytes],
     files: Node | None,
     begun_at: datetime,
+    previous: RestorePoint | None,
+    previous_disks: Mapping[str, bytes],
 ) -> RestorePoint:
     """Commit a restore point.
 
@@ -114,6 +119,8 @@ def save_restore_point(
         disks: tree ids by target.
         files: the directory of what else belongs to the VM.
         begun_at: when the backup began.
+        previous: the VM's last restore point.
+        previous_disks: the tree ids of its disks there, as far as they are known.
 
     Raises:
         StoreError: it could not be kept, and does not exist.
@@ -130,9 +137,9 @@ def save_restore_point(
     root = writer.save_blob(
         BlobType.TREE, encode_tree([dir_node(top, vm_tree, mtime_ns=taken_ns, inode=inode_of(top))])
     )
-    size = sum(disk.size for disk in manifest.disks)
     snapshot = Snapshot(
         time=go_json.format_time(manifest.taken_at),
+        parent=previous.id if previous else None,
         tree=root.hex(),
         paths=[f"/{top}"],
         hostname=manifest.host,
@@ -145,23 +152,32 @@ def save_restore_point(
             _CONSISTENCY_TAG + manifest.consistency,
         ],
         program_version=PROGRAM,
-        summary=_summary(writer, manifest, size, begun_at),
+        summary=_summary(
+            writer, manifest, [(previous_disks.get(disk), tree) for disk, tree in disks.items()], begun_at
+        ),
     )
     return _restore_point(writer.save_snapshot(snapshot), snapshot)
 
 
-def _summary(writer: Writer, manifest: Manifest, size: int, begun_at: datetime) -> Summary:
+def _summary(
+    writer: Writer, manifest: Manifest, disks: Sequence[tuple[bytes | None, bytes]], begun_at: datetime
+) -> Summary:
+    """`disks` are the trees of each, before and now."""
     written = writer.written
+    new = sum(before is None for before, _ in disks)
+    unmodified = sum(before == now for before, now in disks)
     return Summary(
         backup_start=go_json.format_time(begun_at),
         backup_end=go_json.format_time(datetime.now(UTC)),
-        files_new=len(manifest.disks),
+        files_new=new,
+        files_changed=len(disks) - new - unmodified,
+        files_unmodified=unmodified,
         data_blobs=written.data_blobs,
         tree_blobs=written.tree_blobs,
         data_added=written.added,
         data_added_packed=written.stored,
-        total_files_processed=len(manifest.disks),
-        total_bytes_processed=size,
+        total_files_processed=len(disks),
+        total_bytes_processed=sum(disk.size for disk in manifest.disks),
     )
 
 
@@ -174,7 +190,7 @@ def decode_manifest(text: bytes) -> Manifest:
     """What donjon.json says.
 
     Raises:
-        IntegrityError: it cannot be read, or a newer donjon wrote it.
+        IntegrityError: it cannot be read, says what would lead a restore astray, or a newer donjon wrote it.
     """
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
@@ -182,7 +198,18 @@ def decode_manifest(text: bytes) -> Manifest:
         raise IntegrityError(f"cannot read {_MANIFEST}: {error}") from error
     if manifest.format > MANIFEST_FORMAT:
         raise IntegrityError(f"cannot read {_MANIFEST}: a newer donjon wrote it", hint="use that one")
+    _check_names(manifest)
     return manifest
+
+
+def _check_names(manifest: Manifest) -> None:
+    """What becomes part of paths at a restore must not lead elsewhere."""
+    for file in manifest.side_files:
+        if not _ROLE.fullmatch(file.role):
+            raise IntegrityError(f"cannot read {_MANIFEST}: there are no side files called {file.role!r}")
+    for disk in manifest.disks:
+        if disk.target in (".", "..") or not _TARGET.fullmatch(disk.target):
+            raise IntegrityError(f"cannot read {_MANIFEST}: {disk.target!r} is no name of a disk")
 
 
 class Survey(NamedTuple):
@@ -197,15 +224,44 @@ def survey_restore_points(repository: Repository) -> Survey:
     points, damaged = [], []
     for info in list(repository.store.list(FileType.SNAPSHOT)):
         try:
-            point = _restore_point(info.name, repository.load_snapshot(info.name))
+            snapshot = repository.load_snapshot(info.name)
+            point = _restore_point(info.name, snapshot)
         except FileMissingError:
             continue  # forgotten in the meantime
         except IntegrityError as error:
             damaged.append(f"the snapshot {info.name[:8]} is damaged: {error}")
             continue
-        if point.vm_uuid:
-            points.append(point)
+        try:
+            known = point if point.vm_uuid else _without_tags(repository, point, snapshot)
+        except (IntegrityError, FileMissingError) as error:
+            damaged.append(
+                f"the snapshot {info.name[:8]} cannot be read, so it may be a restore point without its tags: {error}"
+            )
+            continue
+        if known:
+            points.append(known)
     return Survey(tuple(sorted(points, key=lambda point: (point.taken_at, point.id))), tuple(damaged))
+
+
+def _without_tags(repository: Repository, point: RestorePoint, snapshot: Snapshot) -> RestorePoint | None:
+    """A restore point of ours that somebody has given other tags; None if it is none.
+
+    restic before 0.16 drops program and summary from the snapshots that it rewrites, and names none in its own.
+    """
+    is_shaped_so = len(snapshot.paths) == 1 and snapshot.paths[0].count("/") == 1
+    if not (snapshot.program_version.startswith("donjon ") or (is_shaped_so and not snapshot.program_version)):
+        return None
+    text = _load_text(repository, point, _MANIFEST)
+    if text is None:
+        return None
+    manifest = decode_manifest(text)
+    return replace(
+        point,
+        vm_uuid=manifest.vm_uuid,
+        method=manifest.method,
+        consistency=manifest.consistency,
+        size=sum(disk.size for disk in manifest.disks),
+    )
 
 
 def list_restore_points(repository: Repository) -> list[RestorePoint]:
@@ -254,7 +310,7 @@ def load_disk(repository: Repository, point: RestorePoint, disk: DiskPoint) -> B
 def _load_text(repository: Repository, point: RestorePoint, file: str) -> bytes | None:
     """A file beside the disks. The directory is not looked for by name, for who wrote it may have quoted otherwise."""
     for top in load_tree(repository, point.tree).nodes:
-        for node in load_tree(repository, parse_id(top.subtree or "")).nodes:
+        for node in load_tree(repository, parse_id(top.subtree)).nodes if top.subtree else ():
             if node.name == file:
                 return b"".join(read_file(repository, node))
     return None

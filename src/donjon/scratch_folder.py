@@ -14,9 +14,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from donjon import trace
 from donjon.errors import HostError
 
 _PREFIX = "donjon-"
@@ -30,17 +31,33 @@ def scratch_folder() -> Iterator[Path]:
     Raises:
         HostError: it cannot be made.
     """
+    with ExitStack() as held:
+        while (folder := _make_folder(held)) is None:
+            pass  # somebody took it for one that is left over, before it was locked
+        yield folder
+
+
+def _make_folder(held: ExitStack) -> Path | None:
+    """A new folder, locked; None if it was swept away in between."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, suffix=_SUFFIX))
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise HostError(f"cannot make a temporary folder in {tempfile.gettempdir()}: {error.strerror}") from error
+    held.callback(shutil.rmtree, folder, ignore_errors=True)
+    trace.reached("scratch.made")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HostError(f"cannot use the temporary folder {folder}: {error.strerror}") from error
+    held.callback(os.close, lock)
+    trace.reached("scratch.opened")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(folder), os.fstat(lock)):
+            return folder
+    return None
 
 
 def sweep_scratch_folders() -> int:

@@ -7,23 +7,29 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from donjon.backup.methods.offline import BITMAP_DEBT
 from donjon.backup.standstill import RESUME_DEBT, START_DEBT
-from donjon.errors import ConfigError
+from donjon.errors import ConfigError, HostError
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.hypervisors.libvirt.hypervisor import LibvirtHypervisor
 from donjon.images.bitmaps import remove_bitmap
 from donjon.repository.format.keyfile import Scrypt
 from donjon.repository.store import Store
 from donjon.repository.stores.local import LocalStore
-from donjon.restore.disk import FILE_DEBT, remove_restored
 from donjon.restore.in_place import SWAP_DEBT, put_back
-from donjon.state.ledger import Ledger, Undoer
+from donjon.restore.made import FILE_DEBT, remove_restored
+from donjon.state.ledger import Debt, Ledger, Undoer
+from donjon.state.process import this_process
 
 Connect = Callable[[str], AbstractContextManager[Hypervisor]]
 """From an address to the hypervisor there; closed when the block is left."""
+
+Warn = Callable[[str], None]
+"""Takes a sentence for the operator."""
 
 _LEDGER = "ledger.sqlite"
 
@@ -44,9 +50,16 @@ class Program:
         """Where this host's ledger is."""
         return find_state_directory(self.environ, is_root=os.geteuid() == 0)
 
-    def open_ledger(self) -> Ledger:
-        """What donjon owes this host and its guests. Raises HostError."""
-        return Ledger(self.state_directory / _LEDGER, undoers(self.connect))
+    def open_ledger(self, warn: Warn = lambda _: None) -> Ledger:
+        """What donjon owes this host and its guests; `warn` is told what is better not undone. Raises HostError."""
+        return Ledger(self.state_directory / _LEDGER, undoers(self.connect, warn))
+
+    def left_owed(self) -> list[Debt]:
+        """What this process and dead ones owe still. Raises HostError."""
+        if not (self.state_directory / _LEDGER).exists():
+            return []
+        with self.open_ledger() as ledger:
+            return [debt for debt in ledger.debts() if debt.owner == this_process() or not debt.owner.is_alive()]
 
 
 def find_state_directory(environ: Mapping[str, str], *, is_root: bool) -> Path:
@@ -75,8 +88,11 @@ def open_store(location: str) -> Store:
     return LocalStore(Path(path))
 
 
-def undoers(connect: Connect) -> Mapping[str, Undoer]:
-    """How to take back each kind of deed that donjon owes; what is gone meanwhile is taken back."""
+def undoers(connect: Connect, warn: Warn = lambda _: None) -> Mapping[str, Undoer]:
+    """How to take back each kind of deed that donjon owes; what is gone meanwhile is taken back.
+
+    `warn` is told what was left alone because it is not donjon's any more.
+    """
 
     def forget_bitmap(path: str, bitmap: str) -> None:
         if Path(path).exists():
@@ -94,6 +110,19 @@ def undoers(connect: Connect) -> Mapping[str, Undoer]:
         BITMAP_DEBT: forget_bitmap,
         START_DEBT: start,
         RESUME_DEBT: resume,
-        FILE_DEBT: remove_restored,
-        SWAP_DEBT: put_back,
+        FILE_DEBT: partial(_remove, warn),
+        SWAP_DEBT: partial(_put_back, warn),
     }
+
+
+def _remove(warn: Warn, **made: Any) -> None:
+    if left := remove_restored(**made):
+        warn(left)
+
+
+def _put_back(warn: Warn, swaps: str) -> None:
+    try:
+        put_back(swaps)
+    except HostError as error:
+        warn(str(error))
+        raise

@@ -16,6 +16,7 @@ import pytest
 from donjon.model.vm import Power
 from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
+from donjon.restore.in_place import SWAP_DEBT
 from donjon.restore_points import list_restore_points, load_manifest
 from tests.fault.crashing_host import Folder, LastingHypervisor
 from tests.unit.backup.site import UUID, bitmaps, new_qcow2, new_raw, qemu_io, restored, truth
@@ -142,3 +143,36 @@ def test_roll_back(world: World) -> None:
         assert world.disks() == world.now, point
         left = [path.name for path in world.folder.iterdir() if ".before-" in path.name or ".restored-" in path.name]
         assert left == [], point
+
+
+def kill_at(world: World, action: str, point: str, time: int = 1) -> None:
+    """The action, until it reaches the point for the n-th time."""
+    numbers = [number for number, reached in enumerate(sweep(world, action), start=1) if reached == point]
+    world.reset()
+    world.run(action, numbers[time - 1])
+
+
+def test_what_the_operator_puts_in_the_place_of_a_killed_restore_stays(world: World) -> None:
+    kill_at(world, "restore", "restore.begun", time=2)
+    image = world.folder / "new" / "web02-vda.qcow2"
+    assert image.exists()
+    image.unlink()
+    image.write_bytes(b"precious")
+    world.settled()
+    assert image.read_bytes() == b"precious"
+    assert list(image.parent.iterdir()) == [image]
+
+
+def test_a_disk_that_is_used_after_a_killed_roll_back_stays(world: World) -> None:
+    kill_at(world, "roll_back", "roll-back.swapped")
+    assert world.disks() == world.then
+    qemu_io(world.folder / "disk.qcow2", "write -P 77 2M 64k")
+    used = world.disks()
+    folder = Folder(world.folder)
+    (left,) = folder.ledger.settle()
+    assert left.kind == SWAP_DEBT
+    assert world.disks() == used
+    for kept in world.folder.glob("*.before-*"):
+        kept.unlink()
+    world.settled()
+    assert world.disks() == used

@@ -21,6 +21,8 @@ from tests.unit.repository.disks import PASSWORD
 POINTS = [
     "standstill.before-shutdown",
     "standstill.shut-down",
+    "scratch.made",
+    "scratch.opened",
     "offline.bitmap-owed",
     "offline.bitmap-begun",
     "writer.pack-saved",

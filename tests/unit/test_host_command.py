@@ -30,6 +30,49 @@ def test_programs_speak_english_and_get_what_they_are_told() -> None:
     assert {b"LC_ALL=C", b"DONJON_TEST=yes"} <= set(done.stdout.splitlines())
 
 
+def test_programs_are_not_told_our_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = ("DONJON_PASSWORD", "DONJON_PASSWORD_FILE", "DONJON_PASSWORD_COMMAND", "CREDENTIALS_DIRECTORY")
+    for name in ours:
+        monkeypatch.setenv(name, "secret")
+    assert b"secret" not in run(["env"], timeout_s=10).stdout
+    assert run(["env"], timeout_s=10, operators=True).stdout.count(b"secret") == len(ours)
+    with running(["sleep", "60"]) as helper:
+        _until(lambda: Path(f"/proc/{helper.pid}/comm").read_text() == "sleep\n")
+        assert b"secret" not in Path(f"/proc/{helper.pid}/environ").read_bytes()
+
+
+@pytest.mark.parametrize("operators", [False, True])
+def test_only_a_program_of_the_operators_own_stays_at_the_terminal(operators: bool) -> None:
+    session = int(run(["ps", "-o", "sid=", "--ppid", str(os.getpid())], timeout_s=10, operators=operators).stdout)
+    assert (session == os.getsid(0)) is operators
+
+
+def test_ctrl_c_lets_a_program_come_to_its_end(tmp_path: Path) -> None:
+    """As a terminal sends it: to every process of the group."""
+    script = (
+        "import sys\nfrom donjon.host_command import run\n"
+        "try:\n"
+        f"    run(['sh', '-c', 'echo begun > {tmp_path}/begun; sleep 1; echo whole > {tmp_path}/made'], timeout_s=60)\n"
+        "except KeyboardInterrupt:\n"
+        f"    print(open('{tmp_path}/made').read(), end='')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as donjon:
+        _until((tmp_path / "begun").exists)
+        os.killpg(donjon.pid, signal.SIGINT)
+        assert donjon.communicate()[0] == b"whole\n"
+
+
+def test_a_program_dies_when_donjon_is_killed(tmp_path: Path) -> None:
+    script = (
+        f"from donjon.host_command import run; run(['sh', '-c', 'echo $$. > {tmp_path}/pid; sleep 60'], timeout_s=60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as donjon:
+        _until(lambda: (tmp_path / "pid").exists() and "." in (tmp_path / "pid").read_text())
+        pid = int((tmp_path / "pid").read_text().strip().rstrip("."))
+        donjon.send_signal(signal.SIGKILL)
+    _until(lambda: not _runs(pid))
+
+
 def test_a_failure_is_told_in_the_programs_words() -> None:
     with pytest.raises(HostError, match=r"cannot run ls: .*/nowhere.*No such file"):
         run(["ls", "/nowhere"], timeout_s=10)

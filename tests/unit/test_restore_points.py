@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from donjon.errors import ConfigError, IntegrityError
-from donjon.model.restore_point import RestorePoint
-from donjon.restore_points import decode_manifest, find_restore_point, safe_name, split_spec
+from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint, SideFilePoint
+from donjon.restore_points import decode_manifest, encode_manifest, find_restore_point, safe_name, split_spec
 
 
 def point(when: str, id: str, *, name: str = "web", uuid: str = "u-1", origin: str = "") -> RestorePoint:
@@ -125,6 +125,30 @@ def test_a_safe_name_is_one_directory_and_stands_for_one_name(name: str) -> None
 def test_a_manifest_that_says_nothing_is_damage(text: bytes) -> None:
     with pytest.raises(IntegrityError):
         decode_manifest(text)
+
+
+def manifest(role: str = "nvram", target: str = "vda") -> Manifest:
+    disk = DiskPoint(target, "/web/vda/vda.raw", 1, 1, None, "raw", {})
+    files = (SideFilePoint(role, "/vars.fd", "/web/files/nvram/vars.fd"),)
+    return Manifest(1, "donjon", "u-1", "web", "host", datetime.now(UTC), "offline", "offline", (disk,), files)
+
+
+@pytest.mark.parametrize("role", ["nvram", "tpm", "kernel", "initrd", "dtb", "seed", "seed2", "seed10"])
+def test_a_manifest_says_what_was_kept(role: str) -> None:
+    said = manifest(role)
+    assert decode_manifest(encode_manifest(said)) == said
+
+
+@pytest.mark.parametrize("role", ["", "../x", "/etc/cron.d/x", "nvram/../x", "seed2x", "seed\u0662", "disk", "nvram\n"])
+def test_side_files_that_no_vm_has_are_damage(role: str) -> None:
+    with pytest.raises(IntegrityError, match="side files"):
+        decode_manifest(encode_manifest(manifest(role)))
+
+
+@pytest.mark.parametrize("target", ["", ".", "..", "a/b", "../../etc/passwd", "vda\n", "a\0b"])
+def test_a_disk_whose_name_leads_elsewhere_is_damage(target: str) -> None:
+    with pytest.raises(IntegrityError, match="no name of a disk"):
+        decode_manifest(encode_manifest(manifest(target=target)))
 
 
 def test_times_are_kept_in_utc() -> None:

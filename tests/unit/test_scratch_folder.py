@@ -62,3 +62,28 @@ def test_a_link_that_somebody_placed_there_is_not_followed(tmp_path: Path) -> No
     (tmp_path / "donjon-x.scratch").symlink_to(precious)
     assert sweep(tmp_path) == 0
     assert (precious / "data").exists()
+
+
+@pytest.mark.parametrize("moment", ["scratch.made", "scratch.opened"])
+def test_a_folder_that_is_swept_away_before_it_is_locked_is_made_anew(tmp_path: Path, moment: str) -> None:
+    script = (
+        "import sys\n"
+        "from donjon.scratch_folder import scratch_folder, sweep_scratch_folders\n"
+        "from donjon.trace import listening\n"
+        "swept = []\n"
+        "def sweep_once(point):\n"
+        "    if point == sys.argv[1] and not swept:\n"
+        "        swept.append(sweep_scratch_folders())\n"
+        "with listening(sweep_once), scratch_folder() as folder:\n"
+        "    (folder / 'socket').touch()\n"
+        "    print(swept, sweep_scratch_folders(), (folder / 'socket').exists())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, moment],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[1] 0 True\n", "")
+    assert list(tmp_path.iterdir()) == []

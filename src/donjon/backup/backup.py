@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from donjon import trace
-from donjon.backup.files import save_side_files
+from donjon.backup.files import SideFiles, save_side_files
 from donjon.backup.image import ImageStats, choose_block_size, store_image
 from donjon.backup.method import Capture, CapturedDisk, Method
 from donjon.errors import ConfigError, HostError, IncompleteError, IntegrityError, StoreError
@@ -37,6 +37,8 @@ from donjon.restore_points import (
 
 _LONGEST_NAME = 255
 """Of a file, in bytes; as Linux has it."""
+
+_REPAIR = "run `donjon check`, and `donjon repair index` before the next backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,16 @@ class _StoredDisk(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """The restore point to build upon: what it says, and the maps and trees of its disks by target."""
+    """The restore point to build upon: what it says, and the maps and trees of its disks by target.
 
+    `is_whole` is False where some of it is lost.
+    """
+
+    point: RestorePoint | None
     manifest: Manifest | None
     maps: Mapping[str, BlockMap]
     trees: Mapping[str, bytes]
+    is_whole: bool
     notes: tuple[str, ...]
 
 
@@ -102,17 +109,22 @@ def back_up(vm: Vm, method: Method, repository: Repository, options: WriteOption
             _load_before(repository, vm) as before,
             method.capture(vm, before.manifest) as capture,
         ):
-            still_s = time.monotonic()
-            manifest = _manifest(capture, method, datetime.now(UTC), before.notes)
+            taken_at, still_s = datetime.now(UTC), time.monotonic()
             stored = [_store_disk(disk, vm, writer, repository, before, progress) for disk in capture.disks]
-            files, side_points = save_side_files(writer, vm.name, vm.side_files)
+            beside = save_side_files(writer, vm.name, vm.side_files)
             writer.flush()
             capture.verify()
-            manifest = replace(manifest, disks=tuple(disk.point for disk in stored), side_files=tuple(side_points))
-            trees = {disk.point.target: disk.tree for disk in stored}
+            manifest = _manifest(capture, method, taken_at, stored, beside, before.notes)
             committed.append(
                 save_restore_point(
-                    writer, manifest, definition=vm.definition, disks=trees, files=files, begun_at=begun_at
+                    writer,
+                    manifest,
+                    definition=vm.definition,
+                    disks={disk.point.target: disk.tree for disk in stored},
+                    files=beside.directory,
+                    begun_at=begun_at,
+                    previous=before.point,
+                    previous_disks=before.trees,
                 )
             )
             trace.reached("backup.committed")
@@ -149,7 +161,14 @@ def _check_names(vm: Vm) -> None:
         raise ConfigError(f"cannot back up {vm.name[:40]!r}...: its name is longer than {_LONGEST_NAME} bytes")
 
 
-def _manifest(capture: Capture, method: Method, taken_at: datetime, notes: tuple[str, ...]) -> Manifest:
+def _manifest(
+    capture: Capture,
+    method: Method,
+    taken_at: datetime,
+    stored: Sequence[_StoredDisk],
+    beside: SideFiles,
+    notes: tuple[str, ...],
+) -> Manifest:
     vm = capture.vm
     return Manifest(
         format=MANIFEST_FORMAT,
@@ -160,21 +179,22 @@ def _manifest(capture: Capture, method: Method, taken_at: datetime, notes: tuple
         taken_at=taken_at,
         method=method.name,
         consistency=capture.consistency.name.lower(),
-        disks=(),
+        disks=tuple(disk.point for disk in stored),
+        side_files=beside.points,
         left_out=capture.left_out,
         labels=vm.labels,
-        notes=notes + capture.notes,
+        notes=notes + capture.notes + beside.notes,
     )
 
 
 @contextmanager
 def _load_before(repository: Repository, vm: Vm) -> Iterator[_Before]:
-    """The VM's last restore point. A disk whose map is damaged there is as good as new."""
+    """The VM's last restore point. A disk whose map is damaged or lost there is as good as new."""
     survey = survey_restore_points(repository)
     last = next((point for point in reversed(survey.points) if point.vm_uuid == vm.uuid), None)
     maps: dict[str, BlockMap] = {}
     trees: dict[str, bytes] = {}
-    notes = list(survey.damaged)
+    notes: list[str] = []
     with ExitStack() as held:
         manifest = _load_manifest(repository, last, notes) if last else None
         if last and manifest:
@@ -182,17 +202,17 @@ def _load_before(repository: Repository, vm: Vm) -> Iterator[_Before]:
                 try:
                     trees[disk.target] = find_disk_tree(repository, last, disk)
                     maps[disk.target] = held.enter_context(load_disk(repository, last, disk))
-                except IntegrityError as error:
-                    notes.append(f"the last restore point of {disk.target} is of no use: {error}")
+                except (IntegrityError, StoreError) as error:
+                    notes.append(f"the last restore point of {disk.target} is of no use: {error}; {_REPAIR}")
             manifest = replace(manifest, disks=tuple(disk for disk in manifest.disks if disk.target in maps))
-        yield _Before(manifest, maps, trees, tuple(notes))
+        yield _Before(last, manifest, maps, trees, not notes, (*survey.damaged, *notes))
 
 
 def _load_manifest(repository: Repository, point: RestorePoint, notes: list[str]) -> Manifest | None:
     try:
         return load_manifest(repository, point)
-    except IntegrityError as error:
-        notes.append(f"the last restore point is of no use: {error}")
+    except (IntegrityError, StoreError) as error:
+        notes.append(f"the last restore point is of no use: {error}; {_REPAIR}")
         return None
 
 
@@ -215,8 +235,8 @@ def _store_disk(
         if previous is not None and block_map.equals(previous):
             tree = before.trees[target]
         else:
-            mtime_ns = captured.stamps[0].mtime_ns if captured.stamps else 0
-            tree = save_disk(writer, target, block_map, mtime_ns)
+            is_lost = previous is None and not before.is_whole
+            tree = save_disk(writer, target, block_map, _mtime_ns(captured, is_lost=is_lost))
     point = DiskPoint(
         target=target,
         path=disk_path(vm.name, target),
@@ -230,6 +250,13 @@ def _store_disk(
         had_internal_snapshots=captured.had_internal_snapshots,
     )
     return _StoredDisk(point, _report(target, size, stats, captured.reason), tree)
+
+
+def _mtime_ns(captured: CapturedDisk, *, is_lost: bool) -> int:
+    """The image's; another where the index may name a directory of the disk that is lost: it is stored anew then."""
+    if is_lost:
+        return time.time_ns()
+    return captured.stamps[0].mtime_ns if captured.stamps else 0
 
 
 def _report(target: str, size: int, stats: ImageStats, reason: str) -> DiskReport:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +13,7 @@ from donjon import trace
 from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.model.restore_point import Consistency
-from donjon.model.vm import Power, Vm
+from donjon.model.vm import Device, Power, Vm
 from donjon.state.ledger import Ledger
 
 START_DEBT = "guest.start"
@@ -41,13 +41,27 @@ class Standstill:
 
     @property
     def consistency(self) -> Consistency:
-        """How orderly it came to a standstill."""
-        return Consistency.CRASH if self.power is Power.PAUSED else Consistency.OFFLINE
+        """How orderly it came to a standstill. Images of which nobody can say so may be those of a guest that ran."""
+        return Consistency.OFFLINE if self.hypervisor is not None and self.power is Power.OFF else Consistency.CRASH
 
     @property
     def has_images_open(self) -> bool:
         """Whether its QEMU is there and has the images open: then they can be read, but not be given bitmaps."""
         return self.power is Power.PAUSED
+
+    def check_disks(self, targets: Collection[str]) -> None:
+        """Do nothing if the VM still has the disks that it was said to have; of its drives only `targets` matter.
+
+        Raises:
+            HostError: somebody has changed them.
+        """
+        if self.hypervisor is None:
+            return
+        if _images(self.hypervisor.find_vm(self.vm.uuid), targets) != _images(self.vm, targets):
+            raise HostError(
+                f"cannot back up {self.vm.name}: its disks were changed meanwhile",
+                hint="try again; a disk attached to a running guest stays only if its definition has it, too",
+            )
 
     def verify(self) -> None:
         """Do nothing if it still does what it did when it came to a standstill.
@@ -96,6 +110,15 @@ def standing_still(
             f"cannot back up {vm.name}: it is running",
             hint="add --shutdown to shut it down and start it again afterwards, or --suspend to stop it meanwhile",
         )
+
+
+def _images(vm: Vm, targets: Collection[str]) -> set[tuple[str, str | None, str | None, str | None]]:
+    """What the VM's disks are, whatever medium is in its other drives."""
+    return {
+        (disk.target, disk.source, disk.remote, disk.image_format)
+        for disk in vm.disks
+        if disk.target in targets or disk.device in (Device.DISK, Device.LUN)
+    }
 
 
 def _shut_down(vm: Vm, hypervisor: Hypervisor, timeout_s: float) -> None:

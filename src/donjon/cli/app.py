@@ -90,7 +90,8 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
 
 _HELP = """Backup and recovery of virtual machines.
 
-Every restore point is whole, every backup reads and stores changes only, and stock restic can read the repository.
+Every restore point is whole, every backup stores only what changed and reads no more than it must, and stock restic
+can read the repository.
 """
 
 _EPILOGUE = """Begin with:

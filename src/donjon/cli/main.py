@@ -34,18 +34,18 @@ _ALONE = ("--json", "-q", "--quiet", "-v", "--verbose")
 def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
     """Run donjon; returns its exit code. `program` is None but in tests."""
     words = list(sys.argv[1:] if argv is None else argv)
-    options = words[: words.index("--")] if "--" in words else words
-    complaint = _Complaint(as_json="--json" in options, verbose=bool({"-v", "--verbose"} & set(options)))
+    options = frozenset(words[: words.index("--")] if "--" in words else words)
+    complaint = _Complaint(as_json="--json" in options, verbose=bool({"-v", "--verbose"} & options))
     try:
         with _stopped_by_signals():
-            exit_code = _run(words, program)
+            exit_code = _run(words, options, program)
             sys.stdout.flush()
             return exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
     except KeyboardInterrupt as stop:
-        return complaint.say(_cancelled(stop))
+        return complaint.say(_cancelled(stop, program))
     except DonjonError as error:
         return complaint.say(error)
     except CycloptsError as error:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
         return complaint.say(_unexpected(error, program, verbose=complaint.verbose))
 
 
-def _run(words: list[str], program: Program | None) -> int:
+def _run(words: list[str], options: frozenset[str], program: Program | None) -> int:
     app = make_app()
     if words == ["--version"]:
         words = ["version"]
@@ -68,7 +68,7 @@ def _run(words: list[str], program: Program | None) -> int:
     result: Result | None = command(*bound.args, **bound.kwargs)
     if result is None:
         return 0
-    return _show(result, as_json="--json" in words, quiet=bool({"-q", "--quiet"} & set(words)))
+    return _show(result, as_json="--json" in options, quiet=bool({"-q", "--quiet"} & options))
 
 
 def _show(result: Result, *, as_json: bool, quiet: bool) -> int:
@@ -118,9 +118,20 @@ def _stopped_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _cancelled(stop: KeyboardInterrupt) -> CancelledError:
-    notes = getattr(stop, "__notes__", ())
-    error = CancelledError(f"stopped by {stop}" if notes else f"stopped by {stop}: everything was put back")
+def _cancelled(stop: KeyboardInterrupt, program: Program | None) -> CancelledError:
+    from donjon import wiring
+
+    notes = list(getattr(stop, "__notes__", ()))
+    try:
+        notes += [f"still owed: {debt}" for debt in (program or wiring.Program()).left_owed() if not notes]
+    except (DonjonError, OSError) as unknown:
+        notes.append(str(unknown))
+    if not notes:
+        return CancelledError(f"stopped by {stop}: everything was put back")
+    error = CancelledError(
+        f"stopped by {stop}: not everything was put back",
+        hint="`donjon owed` shows what is left, `donjon settle` undoes it",
+    )
     for note in notes:
         error.add_note(note)
     return error
@@ -143,10 +154,9 @@ class _Complaint:
         if self._as_json:
             import msgspec
 
-            from donjon.cli.result import Failure
+            from donjon.cli.result import describe_failure
 
-            failure = Failure(safe(str(error)), safe(error.hint) if error.hint else None, error.exit_code)
-            sys.stdout.write(msgspec.json.encode(failure).decode() + "\n")
+            sys.stdout.write(msgspec.json.encode(describe_failure(error)).decode() + "\n")
         return error.exit_code
 
 

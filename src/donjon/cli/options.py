@@ -47,6 +47,10 @@ Connect = Annotated[
     str | None, Parameter(metavar="URI", help="libvirt's address (else $LIBVIRT_DEFAULT_URI, qemu:///system).")
 ]
 
+NoLock = Annotated[
+    bool, Parameter(help="Take no lock: for storage that cannot be written; nobody may prune meanwhile.")
+]
+
 if TYPE_CHECKING:
     Given = Program
 else:

@@ -106,7 +106,7 @@ def _run_command(command: str) -> str:
         raise ConfigError(f"cannot run the password command: {error}") from error
     if not words:
         raise ConfigError("cannot run the password command: it is empty")
-    printed = run(words, timeout_s=_COMMAND_TIMEOUT_S).stdout.decode("utf-8", "surrogateescape")
+    printed = run(words, timeout_s=_COMMAND_TIMEOUT_S, operators=True).stdout.decode("utf-8", "surrogateescape")
     password = printed.split("\n", 1)[0].rstrip("\r")
     if not password:
         raise ConfigError(f"cannot use what {words[0]} printed as a password: its first line is empty")

@@ -34,9 +34,11 @@ changelog. This page is made from the program: `python -m donjon.cli.reference d
 
 When a verb fails, the object is that of [error.json](schemas/error.json):
 
-    {"error": "cannot open a repository at /backup: there is none", "hint": "check the address; ...", "exit_code": 10}
+    {"error": "cannot open a repository at /backup: there is none", "hint": "check the address; ...", "exit_code": 10,
+     "notes": []}
 
-`hint` may be null. The sentence is on standard error as well.
+`hint` may be null; `notes` say what went wrong besides, as what could not be put back. All of it is on standard error
+as well.
 
 | verb | schema | what it says |
 |---|---|---|

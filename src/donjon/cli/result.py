@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from donjon.cli.page import Page
-from donjon.cli.text import utc
+from donjon.cli.text import safe, utc
+from donjon.errors import DonjonError
 from donjon.model.restore_point import RestorePoint
 
 
@@ -35,11 +36,18 @@ class Deed(Result, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What --json prints when a verb fails."""
+    """What --json prints when a verb fails; `notes` are what went wrong besides, as an undo that failed."""
 
     error: str
     hint: str | None
     exit_code: int
+    notes: tuple[str, ...] = ()
+
+
+def describe_failure(error: DonjonError) -> Failure:
+    """An error as it is shown."""
+    hint = safe(error.hint) if error.hint else None
+    return Failure(safe(str(error)), hint, error.exit_code, tuple(map(safe, getattr(error, "__notes__", ()))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 
 from donjon.cli.options import Common
@@ -13,10 +13,11 @@ from donjon.cli.passwords import PasswordSource, find_new_password, find_passwor
 from donjon.cli.progress import shown_progress
 from donjon.cli.text import count, safe
 from donjon.config import Configuration, RepositorySettings, find_configuration, load_configuration
-from donjon.errors import ConfigError, FileMissingError, NoRepositoryError
+from donjon.errors import ConfigError, FileMissingError, NoRepositoryError, StoreError
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.model.progress import Progress
 from donjon.model.restore_point import RestorePoint
+from donjon.repository import lock
 from donjon.repository.repository import CONFIG, Repository
 from donjon.repository.store import Store
 from donjon.restore_points import survey_restore_points
@@ -66,6 +67,25 @@ class Session:
         store = find_repository(settings.location)
         return Repository.open(store, self.password(settings))
 
+    @contextmanager
+    def reading(self, name: str | None = None, *, no_lock: bool = False) -> Iterator[Repository]:
+        """Open a repository, from which nobody removes anything meanwhile; `no_lock`: the operator sees to that.
+
+        Raises:
+            RepositoryLockedError: somebody is about to.
+            StoreError: the lock cannot be written.
+        """
+        repository = self.open_repository(name)
+        with ExitStack() as held:
+            if not no_lock:
+                try:
+                    held.enter_context(lock.held(repository.files))
+                except StoreError as error:
+                    raise StoreError(
+                        str(error), hint="from storage that is full or cannot be written, --no-lock reads all the same"
+                    ) from error
+            yield repository
+
     def restore_points(self, repository: Repository) -> list[RestorePoint]:
         """All that can be read, oldest first; says which cannot. Raises StoreError."""
         points, damaged = survey_restore_points(repository)
@@ -95,7 +115,7 @@ class Session:
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
         """The host's ledger, after what an earlier run left behind was put right. Raises HostError."""
-        with self.program.open_ledger() as ledger:
+        with self.program.open_ledger(self.warn) as ledger:
             undone, left = settle(ledger)
             if undone:
                 self.warn(f"an earlier run did not end in order; undone: {', '.join(map(str, undone))}")

@@ -7,6 +7,7 @@ Source: libvirt.org/formatdomain.html; the default place of TPM state: libvirt, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from uuid import UUID
 from xml.etree.ElementTree import Element
 
 from donjon.errors import ConfigError
@@ -18,6 +19,9 @@ LABELS_NAMESPACE = "urn:donjon:vm:1"
 
 SYSTEM_TPM_ROOT = "/var/lib/libvirt/swtpm"
 """Where the system's libvirt keeps the state of emulated TPMs, by the VM's UUID."""
+
+TPM_FOLDERS = ("tpm1.2", "tpm2")
+"""What the directory with the state of a TPM is called: of version 1.2, of 2.0."""
 
 VolumeResolver = Callable[[str, str], str | None]
 """From a pool and a volume in it to the volume's path; None if it has none."""
@@ -48,7 +52,7 @@ def parse_definition(
         ConfigError: it is no definition, or lacks what every VM has.
     """
     domain = parse_domain(text)
-    uuid = child_text(domain, "uuid").lower()
+    uuid = _uuid(domain)
     return Vm(
         uuid=uuid,
         name=child_text(domain, "name"),
@@ -59,6 +63,16 @@ def parse_definition(
         side_files=tuple(_side_files(domain, f"{tpm_root}/{uuid}")),
         labels=_labels(domain),
     )
+
+
+def has_backing_chain(text: str, target: str) -> bool:
+    """Whether a definition names the images behind that of a disk, instead of leaving it to the image.
+
+    Raises:
+        ConfigError: it is no definition.
+    """
+    chains = (disk.find("backingStore") for disk in disk_elements(parse_domain(text)) if disk_target(disk) == target)
+    return any(chain is not None and (len(chain) > 0 or bool(chain.attrib)) for chain in chains)
 
 
 def parse_domain(text: str) -> Element:
@@ -115,6 +129,15 @@ def nvram_path(domain: Element) -> str:
     return attribute(source, "file") or attribute(source, "dev") or child_text(domain, "os/nvram")
 
 
+def _uuid(domain: Element) -> str:
+    """The VM's, as everybody writes it; empty if it has none yet."""
+    text = child_text(domain, "uuid")
+    try:
+        return str(UUID(text)) if text else ""
+    except ValueError as error:
+        raise ConfigError(f"cannot read the definition: {text[:60]!r} is no UUID") from error
+
+
 def _disk(element: Element, volume_path: VolumeResolver) -> Disk:
     device = _device(element)
     source, remote = _source(element, volume_path)
@@ -163,8 +186,9 @@ def _remote(source: Element) -> str:
 def _side_files(domain: Element, tpm_directory: str) -> Iterator[SideFile]:
     if path := nvram_path(domain):
         yield SideFile("nvram", path)
+    old, new = TPM_FOLDERS
     for backend in domain.findall("devices/tpm/backend[@type='emulator']"):
-        folder = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
+        folder = old if backend.get("version") == "1.2" else new
         yield SideFile("tpm", attribute(backend.find("source"), "path") or f"{tpm_directory}/{folder}")
     for role in ("kernel", "initrd", "dtb"):
         if path := child_text(domain, f"os/{role}"):

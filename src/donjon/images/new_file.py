@@ -10,18 +10,28 @@ import errno
 import glob
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from donjon import trace
 from donjon.errors import RefusedError
 from donjon.images.raw_sink import opened, translated
 
 NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
+Announce = Callable[[Path], None]
+"""Is told of what is about to get its name, whole and durable, by the path it has until then."""
+
+
+def silent(_: Path) -> None:
+    """Nobody wants to know."""
+
+
 @contextmanager
-def new_file(path: Path, *, exist_ok: bool) -> Iterator[Path]:
+def new_file(path: Path, *, exist_ok: bool, announce: Announce = silent) -> Iterator[Path]:
     """Make an empty file beside `path`; when the block is left without an error it gets that name, else it is removed.
 
     Only the owner may read and write it; one that replaces another takes over its owner and mode.
@@ -39,10 +49,38 @@ def new_file(path: Path, *, exist_ok: bool) -> Iterator[Path]:
         with translated(f"cannot write {path}"):
             _take_over(unfinished, path)
             _sync(unfinished, os.O_WRONLY)
+            announce(unfinished)
+            trace.reached("new-file.whole")
             _publish(unfinished, path, exist_ok=exist_ok)
             _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            trace.reached("new-file.named")
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_directory(path: Path, *, announce: Announce = silent) -> Iterator[Path]:
+    """Make an empty directory beside `path`, which gets that name as in `new_file`.
+
+    Raises:
+        RefusedError: `path` exists.
+        HostError: it cannot be made.
+    """
+    unfinished = path.with_name(_unfinished_name(path))
+    with translated(f"cannot make directory {path}"):
+        unfinished.mkdir(mode=0o700)
+    try:
+        yield unfinished
+        with translated(f"cannot make directory {path}"):
+            _sync(unfinished, os.O_RDONLY | os.O_DIRECTORY)
+            announce(unfinished)
+            trace.reached("new-directory.whole")
+            if path.exists() or path.is_symlink():
+                raise RefusedError(f"cannot make directory {path}: it exists by now")
+            unfinished.rename(path)
+            _sync(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _unfinished_name(path: Path) -> str:

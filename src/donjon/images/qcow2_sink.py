@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from donjon.errors import HostError
+from donjon.errors import HostError, IntegrityError
 from donjon.host_command import run
 from donjon.images.qemu_nbd import exported
 from donjon.nbd.client import NbdClient
@@ -15,6 +16,7 @@ from donjon.nbd.client import NbdClient
 OPTIONS = ("compat", "cluster_size", "refcount_bits", "lazy_refcounts", "extended_l2", "compression_type")
 CREATE_TIMEOUT_S = 120
 SECTOR = 512
+_VALUE = re.compile(r"[0-9a-zA-Z.]+")
 
 
 class Qcow2Sink:
@@ -37,8 +39,9 @@ def open_qcow2(path: Path, size: int, options: Mapping[str, str]) -> Iterator[Qc
 
     Raises:
         HostError: QEMU cannot make it, or not write it to the end.
+        IntegrityError: an option has a value that is none.
     """
-    wanted = ",".join(f"{name}={options[name]}" for name in OPTIONS if name in options)
+    wanted = ",".join(f"{name}={_checked(name, options[name])}" for name in OPTIONS if name in options)
     argv = ["qemu-img", "create", "-q", "-f", "qcow2", *(["-o", wanted] if wanted else [])]
     sectors_size = -(-size // SECTOR) * SECTOR
     done = run([*argv, "--", path, str(sectors_size)], timeout_s=CREATE_TIMEOUT_S, check=False)
@@ -47,3 +50,10 @@ def open_qcow2(path: Path, size: int, options: Mapping[str, str]) -> Iterator[Qc
     with exported(str(path), "--format", "qcow2", "--discard", "unmap") as client:
         yield Qcow2Sink(client)
         client.flush()
+
+
+def _checked(name: str, value: str) -> str:
+    """A value that is one word: a comma would begin another option."""
+    if not _VALUE.fullmatch(value):
+        raise IntegrityError(f"cannot create a qcow2 image: {value!r} is no value of its option {name}")
+    return value

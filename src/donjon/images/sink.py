@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from donjon.errors import ConfigError, RefusedError
-from donjon.images.new_file import new_file
+from donjon.images.new_file import Announce, new_file, silent
 from donjon.images.qcow2_sink import open_qcow2
 from donjon.images.raw_sink import DeviceSink, RawFileSink, StreamSink, opened, translated
 
@@ -46,6 +46,7 @@ def open_sink(
     options: Mapping[str, str] | None = None,
     *,
     exist_ok: bool = False,
+    announce: Announce = silent,
 ) -> AbstractContextManager[BlockSink]:
     """Open a place to write a disk to. What was written is durable when the block is left without an error.
 
@@ -58,11 +59,13 @@ def open_sink(
         size: of the disk, in bytes.
         options: of a qcow2 image, as in `ImageInfo.options`; others are passed over.
         exist_ok: an existing file may be replaced.
+        announce: is told of the whole file before it gets its name; not of a device.
 
     Raises:
         RefusedError: the file exists, or the device is too small.
         ConfigError: the format can be read but not written, or a device cannot hold it.
         HostError: it cannot be opened, written or made durable.
+        IntegrityError: the options are none.
     """
     target = Path(os.path.realpath(path))
     with translated(f"cannot write {target}"):
@@ -74,8 +77,8 @@ def open_sink(
     if is_device:
         return _open_device(target, size)
     if image_format == "raw":
-        return _open_raw_file(target, size, exist_ok=exist_ok)
-    return _open_qcow2_file(target, size, options or {}, exist_ok=exist_ok)
+        return _open_raw_file(new_file(target, exist_ok=exist_ok, announce=announce), target, size)
+    return _open_qcow2_file(new_file(target, exist_ok=exist_ok, announce=announce), size, options or {})
 
 
 @contextmanager
@@ -103,14 +106,14 @@ def _open_device(path: Path, size: int) -> Iterator[BlockSink]:
 
 
 @contextmanager
-def _open_raw_file(path: Path, size: int, *, exist_ok: bool) -> Iterator[BlockSink]:
-    with new_file(path, exist_ok=exist_ok) as unfinished, opened(unfinished, os.O_WRONLY) as file:
+def _open_raw_file(made: AbstractContextManager[Path], path: Path, size: int) -> Iterator[BlockSink]:
+    with made as unfinished, opened(unfinished, os.O_WRONLY) as file:
         with translated(f"cannot write {path}"):
             os.ftruncate(file, size)
         yield RawFileSink(file, path)
 
 
 @contextmanager
-def _open_qcow2_file(path: Path, size: int, options: Mapping[str, str], *, exist_ok: bool) -> Iterator[BlockSink]:
-    with new_file(path, exist_ok=exist_ok) as unfinished, open_qcow2(unfinished, size, options) as sink:
+def _open_qcow2_file(made: AbstractContextManager[Path], size: int, options: Mapping[str, str]) -> Iterator[BlockSink]:
+    with made as unfinished, open_qcow2(unfinished, size, options) as sink:
         yield sink

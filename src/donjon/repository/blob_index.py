@@ -50,6 +50,7 @@ class BlobIndex:
         self._pack_numbers: dict[bytes, int] = {}
         self._shelves = [_Shelf() for _ in range(_SHELVES)]
         self._loaded = 0
+        self._lost: set[int] = set()  # numbers of packs that are not there
 
     def __len__(self) -> int:
         return sum(len(shelf) for shelf in self._shelves)
@@ -67,7 +68,7 @@ class BlobIndex:
         """Every place where the blob is; usually one."""
         bit = _TREE_BIT if type is BlobType.TREE else 0
         for pack, offset, length, plain in self._shelves[blob[0]].find(blob):
-            if pack & _TREE_BIT == bit:
+            if pack & _TREE_BIT == bit and pack & ~_TREE_BIT not in self._lost:
                 yield Location(self._packs[pack & ~_TREE_BIT], offset, length, plain)
 
     def rows(self, type: BlobType, ids: bytes) -> NDArray[np.int64]:
@@ -100,6 +101,10 @@ class BlobIndex:
 
     def _starts(self) -> NDArray[np.int64]:
         return np.cumsum([0, *(len(shelf.rows) for shelf in self._shelves)], dtype=np.int64)
+
+    def forget(self, packs: Iterable[bytes]) -> None:
+        """Find nothing in these packs any more."""
+        self._lost.update(self._pack_numbers[pack] for pack in packs)
 
     def add(self, pack: bytes, blobs: Iterable[PackedBlob]) -> None:
         """Take up a pack that has just been saved."""

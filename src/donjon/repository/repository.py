@@ -136,6 +136,14 @@ class Repository:
         other._index = index
         return other
 
+    def forget_lost_packs(self) -> int:
+        """Find nothing in packs that the index names and the store has not; returns how many those are."""
+        with self._guard:
+            present = {bytes.fromhex(info.name) for info in self.store.list(FileType.PACK)}
+            lost = self.index.packs - present
+            self.index.forget(lost)
+            return len(lost)
+
     def forget_index(self) -> None:
         """Load the index anew when it is next needed: it says what no index file says."""
         with self._guard:

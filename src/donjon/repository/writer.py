@@ -336,5 +336,6 @@ def writing(repository: Repository, options: WriteOptions | None = None) -> Iter
         )
     with lock.held(repository.files) as held:
         repository.load_index()
+        repository.forget_lost_packs()  # what was in them is stored anew
         with Writer(repository, held, options or WriteOptions()) as writer:
             yield writer

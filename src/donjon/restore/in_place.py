@@ -6,23 +6,25 @@ from __future__ import annotations
 import json
 import os
 import stat
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from donjon import trace
 from donjon.errors import ConfigError, HostError, RefusedError
+from donjon.hypervisors.definition import has_backing_chain
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.images.inspection import probe
 from donjon.images.locks import in_use
+from donjon.images.new_file import Announce, silent
 from donjon.model.progress import Progress
-from donjon.model.restore_point import DiskPoint, RestorePoint
+from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint
 from donjon.model.vm import Disk, Power, Vm
 from donjon.repository.repository import Repository
-from donjon.restore.disk import FILE_DEBT, find_disk, prove_disk, restore_disk
+from donjon.restore.disk import find_disk, prove_disk, refuse_device, restore_disk
+from donjon.restore.made import Identity, identity, is_untouched, made
 from donjon.restore_points import load_manifest
-from donjon.state.ledger import Debt, Ledger
+from donjon.state.ledger import Ledger
 
 SWAP_DEBT = "restore.swap"
 _WRITABLE = ("raw", "qcow2")
@@ -39,11 +41,12 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class RollBackReport:
-    """What was rolled back, to which restore point."""
+    """What was rolled back, to which restore point, and what the operator should know."""
 
     restore_point: RestorePoint
     vm_name: str
     disks: tuple[RolledBack, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,15 @@ class _Step:
     image_format: str
     beside: Path
     kept: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Swap:
+    """An image that is moved away for a restored one, in words that the ledger keeps."""
+
+    path: str
+    kept: str
+    restored: Identity
 
 
 def roll_back(
@@ -92,25 +104,46 @@ def roll_back(
     chosen = [find_disk(manifest, target) for target in dict.fromkeys(targets)] if targets else list(manifest.disks)
     steps = [_plan(vm, disk, discard_present) for disk in chosen]
     _refuse_unless_still(hypervisor, vm, steps)
-    with ExitStack() as held:
-        beside = [_restore_beside(repository, point, step, ledger, held, progress) for step in _on_files(steps)]
+    with made(ledger) as beside:
+        for step in _on_files(steps):
+            _restore(repository, point, step, step.beside, progress, announce=beside.making(step.beside))
         for step in _on_devices(steps):
+            refuse_device(step.path, step.point)
             prove_disk(repository, point, step.point)
         trace.reached("roll-back.restored")
         _refuse_unless_still(hypervisor, vm, steps)
         for step in _on_devices(steps):
             _restore(repository, point, step, step.path, progress)
         _swap(ledger, _on_files(steps))
-        for debt in beside:
-            debt.forgive()
-    return RollBackReport(point, vm.name, tuple(_finish(step, discard_present) for step in steps))
+    return RollBackReport(
+        point, vm.name, tuple(_finish(step, discard_present) for step in steps), (_note_on_the_rest(manifest),)
+    )
 
 
 def put_back(swaps: str) -> None:
-    """Undo a swap: every image that was moved away goes back to its place. `swaps`: JSON, [[path, kept], ...]."""
-    for path, kept in json.loads(swaps):
-        if Path(kept).exists():
-            Path(kept).replace(path)
+    """Undo a swap: every image that was moved away goes back to its place, or none does.
+
+    `swaps` is JSON: a list of `_Swap`.
+
+    Raises:
+        HostError: somebody has used the restored images since, so that they may hold what nobody wants to lose.
+    """
+    moved = [swap for swap in (_Swap(**found) for found in json.loads(swaps)) if Path(swap.kept).exists()]
+    for swap in moved:
+        path = Path(swap.path)
+        if (path.exists() or path.is_symlink()) and not is_untouched(path, swap.restored):
+            raise HostError(
+                f"cannot put {swap.kept} back: {path} is in use or was written to since it was restored"
+                " (decide which of the two to keep: remove the first, or move it over the second)"
+            )
+    for swap in moved:
+        Path(swap.kept).replace(swap.path)
+
+
+def _note_on_the_rest(manifest: Manifest) -> str:
+    names = {"nvram": "the firmware variables", "tpm": "the TPM's state"}
+    rest = [names[file.role] for file in manifest.side_files if file.role in names]
+    return f"only disks were rolled back: {', '.join(['the definition', *rest])} stayed as of now"
 
 
 def _on_files(steps: list[_Step]) -> list[_Step]:
@@ -130,17 +163,25 @@ def _refuse_unless_still(hypervisor: Hypervisor, vm: Vm, steps: list[_Step]) -> 
             raise RefusedError(f"cannot roll {step.path} back: another process has it open for writing")
 
 
-def _restore_beside(
-    repository: Repository, point: RestorePoint, step: _Step, ledger: Ledger, held: ExitStack, progress: Progress
-) -> Debt:
-    debt = held.enter_context(ledger.owing(FILE_DEBT, path=str(step.beside)))
-    _restore(repository, point, step, step.beside, progress)
-    return debt
-
-
-def _restore(repository: Repository, point: RestorePoint, step: _Step, path: Path, progress: Progress) -> None:
+def _restore(
+    repository: Repository,
+    point: RestorePoint,
+    step: _Step,
+    path: Path,
+    progress: Progress,
+    *,
+    announce: Announce = silent,
+) -> None:
     progress.begin(step.point.target, step.point.size)
-    restore_disk(repository, point, step.point, path, image_format=step.image_format, progress=progress.advance)
+    restore_disk(
+        repository,
+        point,
+        step.point,
+        path,
+        image_format=step.image_format,
+        announce=announce,
+        progress=progress.advance,
+    )
 
 
 def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
@@ -149,6 +190,12 @@ def _plan(vm: Vm, disk: DiskPoint, discard_present: bool) -> _Step:
         raise ConfigError(
             f"cannot roll disk {disk.target} back: {vm.name} has no such disk now",
             hint=f"restore it to a file with --disk {disk.target} --to FILE, and attach that",
+        )
+    if vm.definition is not None and has_backing_chain(vm.definition, disk.target):
+        raise RefusedError(
+            f"cannot roll disk {disk.target} back: the definition of {vm.name} names images behind it (backingStore),"
+            " and a restored image has none",
+            hint="restore the VM under another name with --name, or take <backingStore> out of the definition",
         )
     path = Path(present.source).resolve()
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -180,8 +227,8 @@ def _format_of(present: Disk, path: Path) -> str:
 
 def _swap(ledger: Ledger, steps: list[_Step]) -> None:
     """Put all restored images in place, or none: one debt covers them, and one stroke forgives it."""
-    swaps = json.dumps([(str(step.path), str(step.kept)) for step in steps])
     try:
+        swaps = json.dumps([asdict(_Swap(str(step.path), str(step.kept), identity(step.beside))) for step in steps])
         with ledger.owing(SWAP_DEBT, swaps=swaps) as debt:
             for step in steps:
                 _swap_one(step)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from donjon.hypervisors.definition import parse_definition
+from donjon.hypervisors.definition import SYSTEM_TPM_ROOT, TPM_FOLDERS, parse_definition
 from donjon.hypervisors.identity import rewrite_definition
 from donjon.model.restore_point import SideFilePoint
 from donjon.model.vm import Vm
@@ -56,11 +56,11 @@ def plan_definition(
         ConfigError: it is no definition.
     """
     first = rewrite_definition(definition, name=new_name, new_identity=new_identity, disks=disks, side_files={})
-    root = tpm_root or Path("/")
+    root = tpm_root or Path(SYSTEM_TPM_ROOT)
     vm = parse_definition(first.definition, host="", tpm_root=str(root))
     paths = {file.role: directory / file_name(name, f"-{file.role}") for file in side_files}
     notes = first.notes
-    if "tpm" in paths and (place := _own_tpm_place(vm)):
+    if "tpm" in paths and (place := _own_tpm_place(vm, root)):
         if tpm_root is None:
             notes += (
                 f"before the VM first starts, the TPM's state must be where its hypervisor expects it: {paths['tpm']}",
@@ -76,10 +76,11 @@ def plan_definition(
     return Plan(vm, final.definition, directory / file_name(name, ".xml"), paths, notes)
 
 
-def _own_tpm_place(vm: Vm) -> Path | None:
+def _own_tpm_place(vm: Vm, root: Path) -> Path | None:
     """Where the hypervisor looks for the state of this VM's TPM; None if the definition says where."""
+    own = {root / vm.uuid / folder for folder in TPM_FOLDERS} if vm.uuid else set()
     places = (Path(side.path) for side in vm.side_files if side.role == "tpm")
-    return next((place for place in places if vm.uuid in place.parts), None)
+    return next((place for place in places if place in own), None)
 
 
 def file_name(name: str, ending: str) -> str:

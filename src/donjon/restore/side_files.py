@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from donjon.errors import HostError, IntegrityError, RefusedError
-from donjon.images.new_file import new_file
+from donjon.images.new_file import Announce, new_directory, new_file, silent
 from donjon.model.restore_point import RestorePoint
 from donjon.repository.format.go_json import unquote_name
 from donjon.repository.format.tree import Node
@@ -18,10 +18,12 @@ from donjon.repository.repository import Repository
 _PERMISSIONS = 0o777
 
 
-def restore_side_file(repository: Repository, point: RestorePoint, inside: str, path: Path) -> None:
-    """Restore a file or directory at `inside` of a restore point as `path`, which must not exist.
+def restore_side_file(
+    repository: Repository, point: RestorePoint, inside: str, path: Path, *, announce: Announce = silent
+) -> None:
+    """Restore a file or directory at `inside` of a restore point as `path`, which must not exist; what it is in must.
 
-    Owners are kept if we may set them, modes always.
+    Owners are kept if we may set them, modes always. `announce` is told of the whole before it gets its name.
 
     Raises:
         RefusedError: `path` exists.
@@ -30,19 +32,18 @@ def restore_side_file(repository: Repository, point: RestorePoint, inside: str, 
     """
     if path.exists():
         raise RefusedError(f"cannot restore {path}: it exists", hint="move it away, or restore under another name")
-    _restore(repository, find_node(repository, point.tree, inside), path)
+    _restore(repository, find_node(repository, point.tree, inside), path, announce)
 
 
-def _restore(repository: Repository, node: Node, path: Path) -> None:
+def _restore(repository: Repository, node: Node, path: Path, announce: Announce = silent) -> None:
     try:
         if node.type == "dir":
-            path.mkdir(parents=True)
-            for child in load_tree(repository, bytes.fromhex(node.subtree or "")).nodes:
-                _restore(repository, child, path / _plain_name(child))
-            _take_on(node, path)
+            with new_directory(path, announce=announce) as directory:
+                for child in load_tree(repository, bytes.fromhex(node.subtree or "")).nodes:
+                    _restore(repository, child, directory / _plain_name(child))
+                _take_on(node, directory)
         elif node.type == "file":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new_file(path, exist_ok=False) as unfinished:
+            with new_file(path, exist_ok=False, announce=announce) as unfinished:
                 _write(unfinished, read_file(repository, node))
                 _take_on(node, unfinished)
         else:

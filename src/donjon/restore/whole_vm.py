@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole VM out of the repository: into new files, and if wanted defined in a hypervisor, as itself or as another.
 
-Nothing that exists is overwritten, and what was restored is removed again unless all of it was.
+Nothing that exists is overwritten but devices the operator names, and what was restored is removed again unless all
+of it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from donjon import trace
-from donjon.errors import ConfigError, DonjonError, HostError, RefusedError
+from donjon.errors import ConfigError, DonjonError, RefusedError
 from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.images.new_file import new_file
@@ -20,11 +20,12 @@ from donjon.model.progress import Progress
 from donjon.model.restore_point import DiskPoint, Manifest, RestorePoint
 from donjon.model.vm import Vm
 from donjon.repository.repository import Repository
-from donjon.restore.disk import FILE_DEBT, find_disk, remove_restored, restore_disk
+from donjon.restore.disk import find_disk, prove_disk, refuse_device, restore_disk
+from donjon.restore.made import Made, made
 from donjon.restore.plan import Plan, file_name, plan_definition
 from donjon.restore.side_files import restore_side_file
 from donjon.restore_points import load_definition, load_manifest, safe_name
-from donjon.state.ledger import Debt, Ledger
+from donjon.state.ledger import Ledger
 
 _WRITABLE = ("raw", "qcow2")
 
@@ -34,7 +35,8 @@ class RestoreOptions:
     """What is restored where.
 
     `directory` takes the new files. `image_format` is raw or qcow2, None: as it was, where that can be written.
-    `name` gives the VM another name, and with it another identity. `devices` sends disks, by target, to block devices.
+    `name` gives the VM another name, and with it another identity. `devices` sends disks, by target, to block devices,
+    whose content is lost.
     `tpm_root` is where the hypervisor keeps the state of TPMs, by the VMs' UUIDs.
     """
 
@@ -80,11 +82,14 @@ def restore_vm(
 ) -> RestoreReport:
     """Restore a VM's disks and all that belongs to it; define it if a hypervisor is given.
 
+    Devices come last, when all else is there and all that goes there is proven.
+
     Raises:
-        RefusedError: a file or a VM of that name or UUID exists.
-        ConfigError: there is no definition to define.
+        RefusedError: a file or a VM of that name or UUID exists, or a device is in use or too small.
+        ConfigError: there is no definition to define, or a device is none.
         IntegrityError: something is damaged in the repository.
-        HostError: something cannot be written or defined. Whatever is raised, nothing new is left.
+        HostError: something cannot be written or defined. Whatever is raised, nothing new is left; a device may be
+            half written.
     """
     manifest = load_manifest(repository, point)
     definition = load_definition(repository, point)
@@ -95,20 +100,24 @@ def restore_vm(
         )
     name = options.name or point.vm_name
     directory = options.directory.absolute()
-    disks = _place_disks(manifest, name, directory, options)
+    devices = _check_devices(manifest, options)
+    disks = [_place(disk, name, directory, options.image_format, devices) for disk in manifest.disks]
     plan = _plan(definition, name, options, disks, manifest, hypervisor) if definition is not None else None
     vm_uuid = plan.vm.uuid if plan else point.vm_uuid
-    with ExitStack() as held:
-        made = _Made(ledger, held)
-        made.directory(directory)
-        for disk, place in zip(manifest.disks, disks, strict=True):
-            _restore_disk(repository, point, disk, place, made, progress)
+    with made(ledger) as new:
+        new.directory(directory)
+        places = {disk.target: disk for disk in disks}
+        for disk in manifest.disks:
+            if disk.target not in devices:
+                _restore_to_file(repository, point, disk, places[disk.target], new, progress)
         if plan is not None:
-            _restore_side_files(repository, point, manifest, plan, made)
+            _restore_side_files(repository, point, manifest, plan, new)
+        on_devices = {devices[disk.target]: disk for disk in manifest.disks if disk.target in devices}
+        _overwrite_devices(repository, point, on_devices, progress)
         trace.reached("restore.before-define")
-        made.keep()
+        new.keep()
         if hypervisor is not None and plan is not None:
-            vm_uuid = _define(hypervisor, plan, made)
+            vm_uuid = _define(hypervisor, plan, new)
     return RestoreReport(
         restore_point=point,
         vm_name=name,
@@ -143,19 +152,16 @@ def _plan(
     return plan
 
 
-def _restore_side_files(
-    repository: Repository, point: RestorePoint, manifest: Manifest, plan: Plan, made: _Made
-) -> None:
+def _restore_side_files(repository: Repository, point: RestorePoint, manifest: Manifest, plan: Plan, new: Made) -> None:
     for file in manifest.side_files:
         path = plan.side_paths[file.role]
-        made.directory(path.parent)
-        with made.making(path):
-            restore_side_file(repository, point, file.path, path)
-    with made.making(plan.path), new_file(plan.path, exist_ok=False) as unfinished:
+        new.directory(path.parent)
+        restore_side_file(repository, point, file.path, path, announce=new.making(path))
+    with new_file(plan.path, exist_ok=False, announce=new.making(plan.path)) as unfinished:
         unfinished.write_text(plan.definition, encoding="utf-8")
 
 
-def _define(hypervisor: Hypervisor, plan: Plan, made: _Made) -> str:
+def _define(hypervisor: Hypervisor, plan: Plan, new: Made) -> str:
     """Define the VM; its UUID. If that fails the files go, unless it may have been defined: a VM keeps its disks."""
     try:
         return hypervisor.define(plan.definition).uuid
@@ -163,7 +169,8 @@ def _define(hypervisor: Hypervisor, plan: Plan, made: _Made) -> str:
         if _may_exist(hypervisor, plan.vm):
             error.add_note(f"the restored files were kept: {plan.vm.name} may have been defined nevertheless")
         else:
-            made.remove()
+            for note in new.remove():
+                error.add_note(note)
         raise
 
 
@@ -174,77 +181,63 @@ def _may_exist(hypervisor: Hypervisor, vm: Vm) -> bool:
         return True
 
 
-class _Made:
-    """What was made and must go again, unless all goes well."""
-
-    def __init__(self, ledger: Ledger, held: ExitStack) -> None:
-        self._ledger = ledger
-        self._held = held
-        self._debts: list[Debt] = []
-
-    def directory(self, path: Path) -> None:
-        """Make a directory, and those above that are missing."""
-        missing = [part for part in (path, *path.parents) if not part.exists()]
-        for part in reversed(missing):
-            self._owe(path=str(part), only_if_empty=True)
-            try:
-                part.mkdir(exist_ok=True)
-            except OSError as error:
-                raise HostError(f"cannot make directory {part}: {error.strerror}") from error
-
-    @contextmanager
-    def making(self, path: Path) -> Iterator[None]:
-        """`path` comes into being in the block. What exists already, or is made by others meanwhile, is not ours."""
-        if path.exists() or path.is_symlink():
-            raise RefusedError(
-                f"cannot restore {path}: it exists", hint="choose another directory, or another name with --name"
-            )
-        debt = self._owe(path=str(path))
-        try:
-            yield
-        except RefusedError:
-            debt.forgive()
-            raise
-
-    def keep(self) -> None:
-        """All went well."""
-        for debt in self._debts:
-            debt.forgive()
-
-    def remove(self) -> None:
-        """It did not, after all."""
-        for debt in reversed(self._debts):
-            remove_restored(**debt.args)  # type: ignore[arg-type]
-
-    def _owe(self, **args: str | bool) -> Debt:
-        self._debts.append(self._held.enter_context(self._ledger.owing(FILE_DEBT, **args)))
-        return self._debts[-1]
-
-
-def _place_disks(manifest: Manifest, name: str, directory: Path, options: RestoreOptions) -> list[RestoredDisk]:
+def _check_devices(manifest: Manifest, options: RestoreOptions) -> dict[str, Path]:
+    """The devices by target; sure to be there, large enough, and in use by nobody."""
     devices = dict(options.devices)
     for target, device in devices.items():
-        find_disk(manifest, target)
+        disk = find_disk(manifest, target)
         if not device.is_block_device():
             raise ConfigError(f"cannot restore disk {target} to {device}: it is no block device")
-    return [_place(disk, name, directory, options.image_format, devices.get(disk.target)) for disk in manifest.disks]
+        refuse_device(device, disk)
+    if len({device.resolve() for device in devices.values()}) < len(options.devices):
+        raise ConfigError("cannot restore two disks to one device, or one disk to two")
+    return devices
 
 
-def _place(disk: DiskPoint, name: str, directory: Path, wanted: str | None, device: Path | None) -> RestoredDisk:
-    if device is not None:
-        return RestoredDisk(disk.target, str(device), "raw", disk.size)
+def _place(
+    disk: DiskPoint, name: str, directory: Path, wanted: str | None, devices: Mapping[str, Path]
+) -> RestoredDisk:
+    if disk.target in devices:
+        return RestoredDisk(disk.target, _device_name(devices[disk.target]), "raw", disk.size)
     image_format = wanted or (disk.image_format if disk.image_format in _WRITABLE else "qcow2")
     path = directory / file_name(name, f"-{safe_name(disk.target)}.{image_format}")
     return RestoredDisk(disk.target, str(path), image_format, disk.size)
 
 
-def _restore_disk(
-    repository: Repository, point: RestorePoint, disk: DiskPoint, place: RestoredDisk, made: _Made, progress: Progress
+def _device_name(device: Path) -> str:
+    """As a definition needs it: below /dev. A name given there stays, for the numbered ones behind it may change."""
+    path = device.absolute()
+    return str(path if path.is_relative_to("/dev") else path.resolve())
+
+
+def _restore_to_file(
+    repository: Repository, point: RestorePoint, disk: DiskPoint, place: RestoredDisk, new: Made, progress: Progress
 ) -> None:
-    path = Path(place.path)
     progress.begin(disk.target, disk.size)
-    with nullcontext() if path.is_block_device() else made.making(path):
-        restore_disk(repository, point, disk, path, image_format=place.image_format, progress=progress.advance)
+    path = Path(place.path)
+    announce = new.making(path)
+    restore_disk(
+        repository,
+        point,
+        disk,
+        path,
+        image_format=place.image_format,
+        announce=announce,
+        progress=progress.advance,
+    )
+
+
+def _overwrite_devices(
+    repository: Repository, point: RestorePoint, disks: Mapping[Path, DiskPoint], progress: Progress
+) -> None:
+    """What a device held is lost: so all that is to be written is proven before."""
+    for disk in disks.values():
+        prove_disk(repository, point, disk)
+    for device, disk in disks.items():
+        refuse_device(device, disk)
+    for device, disk in disks.items():
+        progress.begin(disk.target, disk.size)
+        restore_disk(repository, point, disk, device, image_format="raw", progress=progress.advance)
 
 
 def _refuse_existing(hypervisor: Hypervisor, vm: Vm) -> None:

@@ -101,6 +101,7 @@ class Ledger:
         self._undoers = dict(undoers)
         self._lock = RLock()
         self._forgiven: set[int] = set()
+        self._tried: set[int] = set()
         if self._path != ":memory:":
             _make_private(Path(self._path))
         self._database = self._open()
@@ -120,19 +121,26 @@ class Ledger:
     def owing(self, kind: str, /, **args: Argument) -> Iterator[Debt]:
         """Owe an undo while the block runs; it is on disk before the block begins, and undone however it ends.
 
+        Ctrl-C while it is undone does not leave it half done: it is undone once more, which does no harm, and only
+        then goes on its way.
+
         Raises:
             HostError: it could not be written down (then the block does not run), or not be undone. If the block
                 fails too, its error is kept and the failed undo added to it as a note.
         """
         debt = self._owe(kind, args)
         try:
-            yield debt
-        except BaseException as error:
+            try:
+                yield debt
+            except BaseException as error:
+                _note(error, self._pay(debt))
+                raise
             if failure := self._pay(debt):
-                error.add_note(str(failure))
+                raise failure
+        except KeyboardInterrupt as stop:
+            if debt.id not in self._tried:
+                _note(stop, self._pay(debt))
             raise
-        if failure := self._pay(debt):
-            raise failure
 
     def debts(self) -> list[Debt]:
         """All that is owed, by any process, oldest first.
@@ -185,11 +193,13 @@ class Ledger:
             failure = HostError(f"cannot undo {debt}: {error}", hint="when the cause is gone, run `donjon settle`")
             failure.__cause__ = error
         else:
+            self._tried.add(debt.id)
             return None
         try:
             self._hand_over(debt, NOBODY)
         except HostError as error:
             failure.add_note(str(error))
+        self._tried.add(debt.id)
         return failure
 
     def _strike(self, debt: Debt) -> None:
@@ -251,6 +261,13 @@ class Ledger:
             yield
         except sqlite3.Error as error:
             raise HostError(f"cannot {verb} the ledger {self._path}: {error}") from error
+
+
+def _note(error: BaseException, failure: HostError | None) -> None:
+    """Say with an error what could not be undone after it."""
+    if failure is not None:
+        for line in (str(failure), *getattr(failure, "__notes__", ())):
+            error.add_note(line)
 
 
 def _make_private(path: Path) -> None:

@@ -92,5 +92,9 @@ class FakeHypervisor:
             raise HostError(f"cannot find the storage pool {pool!r}: there is none of that name")
         return self._pools[pool]
 
+    def change(self, vm: Vm) -> None:
+        """Somebody gives the VM of that UUID other properties."""
+        self._vms[vm.uuid] = vm
+
     def _set_power(self, vm: Vm, power: Power) -> None:
         self._vms[vm.uuid] = replace(vm, power=power)

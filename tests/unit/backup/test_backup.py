@@ -11,10 +11,18 @@ from pathlib import Path
 import pytest
 
 from donjon.backup.methods.offline import WhenRunning
-from donjon.errors import ConfigError, HostError, IncompleteError, RefusedError
+from donjon.errors import ConfigError, HostError, IncompleteError, RefusedError, StoreError
 from donjon.model.vm import Device, Disk, Power, SideFile
+from donjon.repository.format.blob import BlobType
+from donjon.repository.format.tree import Node
+from donjon.repository.reader import find_node, load_tree, read_file
+from donjon.repository.repository import Repository
+from donjon.repository.store import FileName, FileType
+from donjon.repository.stores.memory import MemoryStore
 from donjon.restore_points import load_definition, load_manifest
+from donjon.testing.faults import Faults
 from donjon.testing.hypervisor import FakeHypervisor
+from donjon.trace import listening
 from tests.unit.backup.site import (
     BLOCK,
     KIB,
@@ -31,7 +39,9 @@ from tests.unit.backup.site import (
     qemu_io,
     restored,
     truth,
+    without,
 )
+from tests.unit.repository.disks import PASSWORD
 
 
 def test_all_disks_come_back_byte_for_byte(tmp_path: Path) -> None:
@@ -242,6 +252,147 @@ def test_a_side_file_that_does_not_exist_yet_is_left_out(tmp_path: Path) -> None
     point = site.back_up().restore_point
     (file,) = load_manifest(site.repository, point).side_files
     assert (file.role, file.source, file.path) == ("nvram", str(vars_file), "/web01/files/nvram/vars.fd")
+
+
+class TestSideFiles:
+    def site(self, folder: Path, role: str, path: Path) -> Site:
+        return Site(machine(disk("vda", new_raw(folder)), side_files=(SideFile(role, str(path)),)))
+
+    def files(self, site: Site) -> dict[str, bytes]:
+        """What the repository has beside the disks, by path."""
+        manifest = load_manifest(site.repository, site.points()[-1])
+        found: dict[str, bytes] = {}
+
+        def walk(node: Node, path: str) -> None:
+            if node.subtree is None:
+                found[path] = b"".join(read_file(site.repository, node))
+            else:
+                for child in load_tree(site.repository, bytes.fromhex(node.subtree)).nodes:
+                    walk(child, f"{path}/{child.name}")
+
+        for file in manifest.side_files:
+            walk(find_node(site.repository, site.points()[-1].tree, file.path), file.path)
+        return found
+
+    @pytest.mark.parametrize("role", ["kernel", "initrd", "dtb", "seed"])
+    def test_what_should_be_there_and_is_not_is_said(self, tmp_path: Path, role: str) -> None:
+        site = self.site(tmp_path, role, tmp_path / "gone")
+        report = site.back_up()
+        said = f"the {role} {tmp_path}/gone does not exist, and is left out"
+        assert report.notes == load_manifest(site.repository, report.restore_point).notes == (said,)
+        assert self.files(site) == {}
+
+    @pytest.mark.parametrize("role", ["nvram", "tpm"])
+    def test_what_comes_into_being_at_the_first_start_is_not_missed(self, tmp_path: Path, role: str) -> None:
+        assert self.site(tmp_path, role, tmp_path / "gone").back_up().notes == ()
+
+    def test_a_place_that_cannot_be_looked_at_is_not_taken_for_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(HostError, match="Not a directory"):
+            self.site(tmp_path, "nvram", tmp_path / "file" / "vars.fd").back_up()
+        (tmp_path / "link").symlink_to("nothing")
+        with pytest.raises(HostError, match="No such file"):
+            self.site(tmp_path, "nvram", tmp_path / "link").back_up()
+
+    def test_a_link_in_a_directory_is_not_followed_and_said_so(self, tmp_path: Path) -> None:
+        tpm, secret = tmp_path / "tpm2", tmp_path / "shadow"
+        (tpm / "deep").mkdir(parents=True)
+        secret.write_bytes(b"secret")
+        (tpm / "state").write_bytes(b"state")
+        (tpm / "deep" / "link").symlink_to(secret)
+        (tpm / "outside").symlink_to(tmp_path)
+        site = self.site(tmp_path, "tpm", tpm)
+        report = site.back_up()
+        assert self.files(site) == {"/web01/files/tpm/tpm2/state": b"state"}
+        assert report.notes == tuple(
+            f"{tpm}/{link} is a symbolic link, and is left out" for link in ("deep/link", "outside")
+        )
+
+    def test_the_operators_own_link_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "vmlinuz-6.1").write_bytes(b"kernel")
+        (tmp_path / "vmlinuz").symlink_to("vmlinuz-6.1")
+        site = self.site(tmp_path, "kernel", tmp_path / "vmlinuz")
+        assert site.back_up().notes == ()
+        assert self.files(site) == {"/web01/files/kernel/vmlinuz": b"kernel"}
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_one_that_changes_while_it_is_read_is_read_once_more(self, tmp_path: Path, times: int) -> None:
+        nvram = tmp_path / "vars.fd"
+        nvram.write_bytes(b"begin")
+        site = self.site(tmp_path, "nvram", nvram)
+        changes = iter(range(times))
+
+        def change(point: str) -> None:
+            if point == "files.examined" and next(changes, None) is not None:
+                nvram.write_bytes(nvram.read_bytes() + b" more")
+
+        with listening(change):
+            if times == 1:
+                site.back_up()
+                assert self.files(site) == {"/web01/files/nvram/vars.fd": b"begin more"}
+            else:
+                with pytest.raises(HostError, match="changed while it was read"):
+                    site.back_up()
+                assert (site.points(), site.ledger.debts()) == ([], [])
+
+
+class TestWhatTheRepositoryHasLost:
+    @pytest.mark.parametrize("loss", ["missing", "cut"])
+    def test_a_restore_point_whose_packs_are_lost_does_not_stop_backups(self, tmp_path: Path, loss: str) -> None:
+        raw = new_raw(tmp_path)
+        site = Site(machine(disk("vda", raw)))
+        site.back_up()
+        lose_directories(site, loss)
+        raw.write_bytes(raw.read_bytes()[:-4] + b"LAST")
+        report = site.back_up()
+        assert any("is of no use" in note and "donjon repair index" in note for note in report.notes)
+        assert report.disks[0].kept == 0
+        assert restored(site.repository, report.restore_point) == raw.read_bytes()
+
+    def test_an_unchanged_disk_whose_directory_is_lost_gets_one_again(self, tmp_path: Path) -> None:
+        raw = new_raw(tmp_path)
+        site = Site(machine(disk("vda", raw)))
+        site.back_up()
+        lose_directories(site, "missing")
+        report = site.back_up()
+        assert restored(site.repository, report.restore_point) == raw.read_bytes()
+
+    def test_a_store_that_cannot_be_read_at_all_is_an_error(self, tmp_path: Path) -> None:
+        site = Site(machine(disk("vda", new_raw(tmp_path)), power=Power.RUNNING))
+        site.back_up(when_running=WhenRunning.SHUT_DOWN)
+        reading = {"load", "list", "size"}
+        opening = Faults(site.repository.store, 0, StoreError("out of reach"), only=reading)
+        Repository.open(opening, PASSWORD)
+        lost = Faults(site.repository.store, opening.calls + 1, StoreError("out of reach"), only=reading, for_good=True)
+        with pytest.raises(StoreError, match="out of reach"):
+            site.back_up(repository=Repository.open(lost, PASSWORD), when_running=WhenRunning.SHUT_DOWN)
+        assert (site.power(), len(site.points())) == (Power.RUNNING, 1)
+
+
+def lose_directories(site: Site, loss: str) -> None:
+    """Lose the pack with all directories of the last restore point."""
+    assert isinstance(site.repository.store, MemoryStore)
+    (location,) = site.repository.locations(BlobType.TREE, site.points()[-1].tree)
+    content = site.repository.store.files.pop(FileName(FileType.PACK, location.pack.hex()))
+    if loss == "cut":
+        site.repository.store.files[FileName(FileType.PACK, location.pack.hex())] = content[:1]
+
+
+def test_a_snapshot_counts_its_disks_as_restic_does(tmp_path: Path) -> None:
+    raw, top = new_raw(tmp_path), new_qcow2(tmp_path)
+    vm = machine(disk("vda", raw), disk("vdb", top))
+    site = Site(without(vm, {"vdb"}))
+    first = site.back_up().restore_point
+    site.host.change(vm)
+    second = site.back_up().restore_point
+    qemu_io(top, "write -P 9 0 64k")
+    third = site.back_up().restore_point
+    found = [site.repository.load_snapshot(point.id) for point in (first, second, third)]
+    assert [snapshot.parent for snapshot in found] == [None, first.id, second.id]
+    counts = [
+        (it.summary.files_new, it.summary.files_changed, it.summary.files_unmodified) for it in found if it.summary
+    ]
+    assert counts == [(1, 0, 0), (1, 0, 1), (0, 1, 1)]
 
 
 def test_what_cannot_be_put_back_after_the_commit_is_said_and_still_owed(tmp_path: Path) -> None:

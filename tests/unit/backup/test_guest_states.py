@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from donjon.backup.backup import back_up
 from donjon.backup.methods.offline import WhenRunning
 from donjon.errors import DonjonError, HostError, RefusedError, StoreError
-from donjon.model.vm import Power
+from donjon.model.progress import NoProgress
+from donjon.model.vm import Device, Disk, Power
 from donjon.restore_points import load_manifest
 from donjon.testing.faults import Faults
 from donjon.testing.hypervisor import FakeHypervisor
 from donjon.trace import listening
-from tests.unit.backup.site import Calling, Site, bitmaps, disk, machine, new_qcow2, qemu_io, truth
+from tests.unit.backup.site import QUICK, Calling, Site, bitmaps, disk, machine, new_qcow2, qemu_io, truth
 
 SHUT_DOWN, SUSPEND = WhenRunning.SHUT_DOWN, WhenRunning.SUSPEND
 
@@ -117,6 +120,39 @@ def test_a_guest_that_shuts_down_too_late_is_started_again(tmp_path: Path, error
         site.back_up(when_running=SHUT_DOWN, shutdown_timeout_s=5)
     assert site.host.asked == 3
     assert (site.power(), site.ledger.debts()) == (Power.RUNNING, [])
+
+
+def test_images_of_which_nobody_knows_whether_a_guest_ran_are_as_after_a_power_cut(tmp_path: Path) -> None:
+    site, image = site_with(tmp_path, Power.OFF)
+    site.hypervisor = None
+    site.back_up()
+    assert consistency(site) == "crash"
+    assert site.restored() == truth(image)
+
+
+@pytest.mark.parametrize("power", [Power.OFF, Power.RUNNING])
+@pytest.mark.parametrize("change", ["another image", "one more disk"])
+def test_a_vm_whose_disks_are_not_those_it_was_asked_for_is_refused(tmp_path: Path, power: Power, change: str) -> None:
+    site, image = site_with(tmp_path, power)
+    (vm,) = site.host.list_vms()
+    new = disk("vda" if change == "another image" else "vdb", tmp_path / "other.qcow2")
+    kept = () if change == "another image" else vm.disks
+
+    site.host.change(replace(vm, disks=(*kept, new)))
+    with pytest.raises(HostError, match="its disks were changed meanwhile") as refused:
+        back_up(vm, site.method(when_running=SHUT_DOWN), site.repository, QUICK, NoProgress())
+    assert "try again" in (refused.value.hint or "")
+    assert (site.power(), site.points(), site.ledger.debts()) == (power, [], [])
+    assert bitmaps(image) == set()
+
+
+def test_another_medium_in_a_drive_that_is_left_out_is_no_other_disk(tmp_path: Path) -> None:
+    site, image = site_with(tmp_path, Power.OFF)
+    (vm,) = site.host.list_vms()
+    drives = [Disk("sda", source, "raw", device=Device.CDROM) for source in (None, str(tmp_path / "new.iso"))]
+    site.host.change(replace(vm, disks=(*vm.disks, drives[1])))
+    back_up(replace(vm, disks=(*vm.disks, drives[0])), site.method(), site.repository, QUICK, NoProgress())
+    assert site.restored() == truth(image)
 
 
 def fail(error: BaseException) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,10 @@ class Shared(Site):
         vm = machine(disk("vda", self.image), disk("vdb", self.raw), name=name, definition="<domain/>")
         super().__init__(vm, store=LocalStore(folder / "repository"))
 
-    def restic(self, *argv: str) -> bytes:
+    def restic(self, *argv: str, fed: bytes = b"") -> bytes:
         environment = {**os.environ, "RESTIC_PASSWORD": PASSWORD, "RESTIC_CACHE_DIR": str(self.folder / "cache")}
         command = ["restic", "--repo", str(self.folder / "repository"), *argv]
-        done = subprocess.run(command, check=False, capture_output=True, env=environment)
+        done = subprocess.run(command, check=False, capture_output=True, env=environment, input=fed)
         assert done.returncode == 0, done.stderr
         self.repository = Repository.open(LocalStore(self.folder / "repository"), PASSWORD)
         return done.stdout
@@ -66,6 +67,20 @@ def test_after_tag(shared: Shared) -> None:
     assert tagged.id != first.id
     assert find_restore_point([tagged], "web01", first.id[:8]) == tagged
     assert "bitmap tells" in shared.back_up_and_compare()
+
+
+def test_after_other_tags_the_restore_point_is_the_same(shared: Shared) -> None:
+    first = shared.back_up().restore_point
+    shared.restic("tag", "--set", "kept", first.id)
+    (tagged,) = shared.points()
+    assert replace(tagged, id=first.id) == first
+    assert "bitmap tells" in shared.back_up_and_compare()
+
+
+def test_a_snapshot_of_files_is_no_restore_point(shared: Shared) -> None:
+    shared.restic("backup", str(shared.raw))
+    shared.restic("backup", "--stdin", "--stdin-filename", "donjon.json", fed=b"{}")
+    assert shared.points() == []
 
 
 def test_after_a_rewrite_without_a_disk(shared: Shared) -> None:

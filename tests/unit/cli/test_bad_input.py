@@ -93,7 +93,10 @@ def test_a_read_only_repository_can_be_listed_but_not_written(cli: Cli, home: Pa
         check_refusal(cli(*BACKUP), 1, "is read-only")
         assert cli("list").exit_code == 0
         assert cli("check", "--no-lock").exit_code == 0
-        assert cli("restore", "web01", "--to", "-").raw == content
+        for words in (("restore", "web01", "--to", "-"), ("show", "web01"), ("diff", "web01", "web01"), ("stats",)):
+            check_refusal(cli(*words), 1, "--no-lock")
+            assert cli(*words, "--no-lock").exit_code == 0
+        assert cli("restore", "web01", "--to", "-", "--no-lock").raw == content
 
 
 @pytest.mark.root
@@ -276,5 +279,6 @@ def test_a_refusal_in_json_says_the_same(fresh: Cli, home: Path) -> None:
         "error": f"cannot open a repository at {home}/repo: there is none",
         "hint": "check the address; `donjon init` makes a new repository",
         "exit_code": 10,
+        "notes": [],
     }
     assert fresh("lsit", "--json").json["exit_code"] == 1

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,12 @@ from donjon.cli.page import Page
 from donjon.cli.progress import LogProgress
 from donjon.cli.reference import pages
 from donjon.cli.text import duration, safe, size
+from donjon.errors import HostError
 from donjon.hypervisors.libvirt.hypervisor import LibvirtHypervisor
+from donjon.model.vm import Power
+from donjon.testing.hypervisor import FakeHypervisor
 from donjon.wiring import Program, find_state_directory
-from tests.unit.cli.conftest import BLOCK, Cli, make_qcow2, write_qcow2
+from tests.unit.cli.conftest import BLOCK, Cli, make_qcow2, make_raw, write_qcow2
 
 DOCS = Path(__file__).parents[3] / "docs"
 DONJON = [sys.executable, "-c", "from donjon.cli.main import main; raise SystemExit(main())"]
@@ -110,6 +114,70 @@ def test_a_signal_ends_a_backup_in_order(cli: Cli, home: Path, number: signal.Si
     info = subprocess.run(["qemu-img", "info", home / "a.qcow2"], capture_output=True, text=True, check=True)
     assert "donjon-" not in info.stdout
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["once", "for good"])
+def test_a_signal_while_a_guest_is_started_again_does_not_leave_it_off(cli: Cli, home: Path, stuck: bool) -> None:
+    class Slow(FakeHypervisor):
+        """The operator loses patience while a guest starts."""
+
+        patience = 1
+
+        def start(self, uuid: str) -> None:
+            self.patience -= 1
+            if self.patience == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0)
+            if stuck:
+                raise HostError("cannot start it: no memory")
+            super().start(uuid)
+
+    from tests.unit.cli.test_round_trip import DEFINITION
+
+    make_raw(home / "a.img", {0: b"x"})
+    vm = cli.hypervisor.define(DEFINITION.format(image=home / "a.img"))
+    cli.hypervisor = Slow([replace(vm, power=Power.RUNNING)])
+    outcome = cli("backup", "web01", "--shutdown", "--json")
+    assert outcome.exit_code == 130
+    assert cli.hypervisor.power(vm.uuid) is (Power.OFF if stuck else Power.RUNNING)
+    what = "not everything" if stuck else "everything"
+    assert outcome.json["error"] == f"stopped by SIGINT: {what} was put back"
+    assert len(cli("owed", "--json").json["debts"]) == len(outcome.json["notes"]) == stuck
+    assert ("no memory" in outcome.err) is stuck
+
+
+def test_what_an_interrupted_settle_leaves_is_not_called_put_back(cli: Cli, home: Path) -> None:
+    class Stopped(FakeHypervisor):
+        def start(self, uuid: str) -> None:
+            raise KeyboardInterrupt("SIGTERM")
+
+    from donjon.backup.standstill import START_DEBT
+
+    child = os.fork()
+    if child == 0:
+        with Program(environ=cli.environ).open_ledger().owing(START_DEBT, uri="fake:///default", uuid="u-1"):
+            os._exit(9)
+    os.waitpid(child, 0)
+    cli.hypervisor = Stopped()
+    outcome = cli("settle")
+    assert outcome.exit_code == 130
+    assert "stopped by SIGTERM: not everything was put back" in outcome.err
+    assert "still owed: guest.start" in outcome.err
+
+
+def test_words_after_two_dashes_are_no_options(cli: Cli, home: Path) -> None:
+    make_qcow2(home / "a.qcow2")
+    outcome = cli("backup", "--disk", "vda=a.qcow2", "--", "--json")
+    assert outcome.exit_code == 0, outcome.err
+    assert outcome.out.startswith("--json: restore point ")
+
+
+def test_the_unit_that_settles_at_boot_says_a_verb_there_is() -> None:
+    unit = (DOCS.parent / "packaging/systemd/donjon-settle.service").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^ExecStart=donjon (.*)$", unit, re.MULTILINE)
+    assert tuple(command.split()) in verb_names()
+    assert "Type=oneshot" in unit
+    assert re.search(r"^After=.*\blibvirtd\.service\b", unit, re.MULTILINE)
 
 
 def test_a_defect_is_one_sentence_and_a_file(cli: Cli, home: Path) -> None:

@@ -107,6 +107,25 @@ def test_passwd_leaves_only_the_new_password(cli: Cli, home: Path) -> None:
     assert cli("list", DONJON_PASSWORD="new password").exit_code == 0
 
 
+def test_the_password_in_use_may_be_said_again(cli: Cli, home: Path) -> None:
+    (before,) = cli("key", "list", "--json").json["keys"]
+    write_private(home / "same", f"{PASSWORD}\n")
+    for _ in range(4):  # the order of the keys is a matter of luck
+        changed = cli("key", "passwd", "--new-password-file", "same", "--json")
+        assert changed.exit_code == 0, changed.err
+        (after,) = cli("key", "list", "--json").json["keys"]
+        assert changed.json == {"added": after["id"], "removed": before["id"]}
+        before = after
+
+
+def test_a_password_command_has_the_environment_and_the_terminal_others_do_not(silent: Cli, home: Path) -> None:
+    silent.capture.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CREDENTIALS_DIRECTORY", str(home))
+        write_private(home / "donjon-password", PASSWORD)
+        assert silent("list", "--password-command", "sh -c 'cat $CREDENTIALS_DIRECTORY/donjon-password'").exit_code == 0
+
+
 def test_whoever_sits_at_a_terminal_is_asked_and_the_password_is_not_echoed(silent: Cli, home: Path) -> None:
     assert type_password(silent, "list", PASSWORD) == (0, True)
     assert type_password(silent, "list", "mistaken guess") == (12, True)
@@ -152,8 +171,10 @@ def test_no_password_is_in_any_process_argument_or_message(cli: Cli, home: Path)
     path = os.environ["PATH"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{watcher}:{path}")
+        patch.setenv("DONJON_PASSWORD", PASSWORD)
         outcome = cli("backup", "web01", "--disk", "vda=a.qcow2", "-v")
     assert outcome.exit_code == 0, outcome.err
     assert "qemu-img info" in (home / "argv").read_text(encoding="utf-8")
     assert PASSWORD not in (home / "argv").read_text(encoding="utf-8")
     assert PASSWORD not in outcome.out + outcome.err
+    assert PASSWORD not in (home / "environ").read_text(encoding="utf-8")

@@ -3,12 +3,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from donjon import trace
+from donjon.backup.standstill import START_DEBT
+from donjon.errors import HostError
 from donjon.model.vm import Power
+from donjon.state.process import this_process
+from donjon.testing.hypervisor import FakeHypervisor
+from donjon.wiring import Program
 from tests.unit.cli.conftest import BLOCK, Cli, make_qcow2, make_raw, raw_content, settle, write_qcow2
 
 DEFINITION = """<domain type='kvm'><name>web01</name><uuid>11111111-2222-3333-4444-555555555555</uuid>
@@ -145,6 +156,63 @@ def test_one_vm_that_fails_does_not_stop_the_others(cli: Cli, home: Path) -> Non
     assert cli("backup", "web00", "nobody").exit_code == 1
 
 
+def two_guests(cli: Cli, home: Path) -> list[str]:
+    """UUIDs of web00 and web01, which run."""
+    uuids = []
+    for number in (0, 1):
+        make_raw(home / f"{number}.img", {0: b"x"})
+        text = DEFINITION.format(image=home / f"{number}.img").replace("web01", f"web0{number}")
+        vm = cli.hypervisor.define(text.replace("11111111-", f"1111111{number}-"))
+        cli.hypervisor.start(vm.uuid)
+        uuids.append(vm.uuid)
+    return uuids
+
+
+@pytest.mark.parametrize("words", [("--all",), ("--label", "tier=web")], ids=" ".join)
+def test_each_vm_is_backed_up_as_it_is_when_its_turn_comes(cli: Cli, home: Path, words: tuple[str, ...]) -> None:
+    _, second = two_guests(cli, home)
+    new = make_raw(home / "new.img", {3: b"n"})
+
+    def change(point: str) -> None:
+        if point == "backup.committed":
+            vm = cli.hypervisor.find_vm(second)
+            (disk, *others) = vm.disks
+            cli.hypervisor.change(replace(vm, disks=(replace(disk, source=str(home / "new.img")), *others)))
+
+    with trace.listening(change):
+        assert cli("backup", *words, "--shutdown").exit_code == 0
+    assert cli("restore", "web01", "--to", "-").raw == new
+
+
+def test_an_undo_that_fails_is_said_of_each_of_several_vms(cli: Cli, home: Path) -> None:
+    class Unstartable(FakeHypervisor):
+        def start(self, uuid: str) -> None:
+            raise HostError("cannot start it: no memory")
+
+    two_guests(cli, home)
+    (home / "0.img").unlink()
+    cli.hypervisor = Unstartable(cli.hypervisor.list_vms())
+    outcome = cli("backup", "--all", "--shutdown", "--json")
+    assert outcome.exit_code == 3
+    first, second = outcome.json["failed"]
+    assert "0.img: it does not exist" in first["failure"]["error"]
+    (note,) = first["failure"]["notes"]
+    assert note.startswith("cannot undo guest.start (")
+    assert note.endswith("no memory")
+    assert note in outcome.err
+    assert (second["vm"], second["failure"]["exit_code"], second["failure"]["notes"]) == ("web01", 3, [])
+    make_raw(home / "0.img", {0: b"x"})
+    cli.hypervisor = FakeHypervisor(cli.hypervisor.list_vms())
+    cli("settle")
+    (home / "0.img").unlink()
+    cli.hypervisor = Unstartable(cli.hypervisor.list_vms())
+    said = cli("backup", "--all", "--shutdown").out
+    assert "not backed up: web00: " in said
+    assert "  cannot undo guest.start (" in said
+    assert "backed up, but incomplete: web01: the restore point " in said
+    assert "1 of 2 VMs backed up" in said
+
+
 def test_diff_counts_changed_bytes(cli: Cli, home: Path) -> None:
     make_raw(home / "a.img", {0: b"x", 1: b"y"})
     first = backed_up(cli, home / "a.img")["restore_point"]
@@ -166,9 +234,6 @@ def test_an_interrupted_run_is_put_right_by_the_next(cli: Cli, home: Path) -> No
     make_raw(home / "a.img", {0: b"x"})
     child = os.fork()
     if child == 0:
-        from donjon.backup.standstill import START_DEBT
-        from donjon.wiring import Program
-
         ledger = Program(environ=cli.environ).open_ledger()
         with ledger.owing(START_DEBT, uri="fake:///default", uuid=vm.uuid):
             os._exit(9)
@@ -177,6 +242,28 @@ def test_an_interrupted_run_is_put_right_by_the_next(cli: Cli, home: Path) -> No
     outcome = cli("backup", "web01", "--shutdown")
     assert "undone: guest.start" in outcome.err
     assert cli.hypervisor.power(vm.uuid) is Power.RUNNING
+    assert cli("owed").out == ""
+
+
+def test_a_guest_that_a_backup_shut_down_is_started_also_after_the_host_was_rebooted(cli: Cli, home: Path) -> None:
+    vm = cli.hypervisor.define(DEFINITION.format(image=home / "a.img"))
+    with (
+        closing(Program(environ=cli.environ).open_ledger()),
+        closing(sqlite3.connect(home / "state/ledger.sqlite")) as database,
+    ):
+        database.execute(
+            "INSERT INTO debt (kind, args, owner_pid, owner_start, boot_id, owed_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                START_DEBT,
+                json.dumps({"uri": "fake:///default", "uuid": vm.uuid}),
+                *this_process()._replace(boot_id="the boot before"),
+                "2026-11-23T08:00:00+00:00",
+            ),
+        )
+        database.commit()
+    outcome = cli("settle")
+    assert (outcome.exit_code, cli.hypervisor.power(vm.uuid)) == (0, Power.RUNNING)
+    assert "undone: guest.start" in outcome.out
     assert cli("owed").out == ""
 
 
@@ -219,11 +306,14 @@ def test_damage_is_found_and_ends_with_1(cli: Cli, home: Path) -> None:
     assert not (home / "out.img").exists()
 
 
-def test_a_lost_index_is_repaired(cli: Cli, home: Path) -> None:
+def test_a_lost_index_is_repaired(cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = make_raw(home / "a.img", {0: b"x"})
     backed_up(cli, home / "a.img")
     for index in (home / "repo/index").iterdir():
         index.unlink()
-    assert "would do" in cli("repair", "index", "--dry-run").out
+    monkeypatch.setattr("donjon.cli.progress.LOG_EVERY_S", 0.0)
+    dry = cli("repair", "index", "--dry-run", "--read-all-packs")
+    assert "would do" in dry.out
+    assert re.search(r"^reading packs: 100 % of ", dry.err, re.MULTILINE)
     assert cli("repair", "index").exit_code == 0
     assert cli("restore", "web01", "--to", "-").raw == content

@@ -149,6 +149,8 @@ def test_vms_are_selected_by_label() -> None:
         (domain("<devices><disk><source file='/a'/></disk></devices>"), "a disk has no <target dev=...>"),
         (domain("<devices>" + "<disk><target dev='vda'/></disk>" * 2 + "</devices>"), "several disks are called vda"),
         (domain("<devices><disk device='tape'><target dev='st0'/></disk></devices>"), "disk st0 is an unknown device"),
+        (domain("<uuid>../../../etc</uuid>"), "'../../../etc' is no UUID"),
+        (domain("<uuid>6c0f8b1e-3a54-4d7c-9d8a</uuid>"), "'6c0f8b1e-3a54-4d7c-9d8a' is no UUID"),
         (domain("<x>" * 200 + "</x>" * 200), "more than 100 elements deep"),
         (domain(" " * MAX_SIZE), "larger than 4 MiB"),
     ],

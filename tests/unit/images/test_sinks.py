@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from donjon.errors import ConfigError, HostError, RefusedError
+from donjon.errors import ConfigError, HostError, IntegrityError, RefusedError
 from donjon.images import BlockSink, open_image, open_sink, open_stdout_sink, probe
 
 MIB = 1024 * 1024
@@ -70,6 +70,13 @@ def test_a_qcow2_image_is_like_the_original(tmp_path: Path, compat: str) -> None
     with open_sink(restored, "qcow2", MIB, options={**wanted, "subformat": "of another format"}):
         pass
     assert probe(restored).options == wanted
+
+
+@pytest.mark.parametrize("value", ["1.1,backing_file=/etc/passwd,backing_fmt=raw", "", "on ", "1.1\n", "a=b"])
+def test_an_option_from_outside_brings_no_other_with_it(tmp_path: Path, value: str) -> None:
+    with pytest.raises(IntegrityError, match="compat"), open_sink(tmp_path / "disk", "qcow2", MIB, {"compat": value}):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])

@@ -266,3 +266,17 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         sizes = sorted(info.size for info in repository.store.list(FileType.PACK))
     assert sizes[-1] >= 128 << 20
     assert int(grown.stdout) < 64 << 10, "KiB"
+
+
+def test_what_was_in_a_lost_pack_is_stored_anew() -> None:
+    """Although the index still names it: a snapshot must not refer to what is not there."""
+    repository = new_repository()
+    disk = Disk(random_bytes(6 * BLOCK, 1))
+    back_up(repository, disk)
+    for info in list(repository.store.list(FileType.PACK)):
+        repository.store.delete(FileName(FileType.PACK, info.name))
+    again = opened_anew(repository)
+    with writing(again) as writer:
+        blob = writer.save_blob(BlobType.DATA, disk.content[:BLOCK])
+        writer.flush()
+    assert opened_anew(repository).load_blob(BlobType.DATA, blob) == disk.content[:BLOCK]

@@ -12,7 +12,7 @@ import pytest
 
 from donjon.errors import ConfigError, RefusedError
 from donjon.model.restore_point import DiskPoint
-from donjon.restore.disk import find_disk, remove_restored, restore_disk
+from donjon.restore.disk import find_disk, restore_disk
 from donjon.restore_points import load_manifest
 from tests.unit.backup.site import MIB, Site, disk, machine, new_qcow2, qemu, truth
 
@@ -95,34 +95,3 @@ def test_a_device_is_overwritten_zeros_included(kept: Kept, device: Path) -> Non
     kept.restore(device, "raw")
     content = device.read_bytes()
     assert content[: len(kept.content)] == kept.content
-
-
-@pytest.mark.parametrize("what", ["file", "nothing", "directory", "link to a directory"])
-def test_what_was_restored_is_removed_again_and_no_more(tmp_path: Path, what: str) -> None:
-    path, beside = tmp_path / "new", tmp_path / "beside"
-    beside.mkdir()
-    (beside / "precious").touch()
-    if what == "file":
-        path.touch()
-        (tmp_path / ".new.01234567.unfinished").touch()
-    elif what == "directory":
-        (path / "deep").mkdir(parents=True)
-        (path / "deep" / "file").touch()
-    elif what == "link to a directory":
-        path.symlink_to(beside)
-    remove_restored(str(path))
-    remove_restored(str(path))
-    assert sorted(tmp_path.iterdir()) == [beside]
-    assert list(beside.iterdir()) == [beside / "precious"]
-
-
-def test_a_directory_made_to_hold_others_goes_only_if_it_is_empty(tmp_path: Path) -> None:
-    path = tmp_path / "new"
-    path.mkdir()
-    (path / "precious").touch()
-    remove_restored(str(path), only_if_empty=True)
-    assert (path / "precious").exists()
-    (path / "precious").unlink()
-    remove_restored(str(path), only_if_empty=True)
-    remove_restored(str(path), only_if_empty=True)
-    assert not path.exists()

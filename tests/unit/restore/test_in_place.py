@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from donjon.errors import ConfigError, HostError, IntegrityError, RefusedError
 from donjon.model.progress import NoProgress, Progress
 from donjon.model.vm import Power
 from donjon.restore.in_place import RollBackReport, put_back, roll_back
+from donjon.restore.made import identity
 from donjon.trace import listening
 from tests.unit.backup.site import Calling, Site, damage, disk, machine, new_qcow2, new_raw, qemu_io, truth
+from tests.unit.restore.conftest import opened_for_writing
 
 
 class Changed(Site):
@@ -153,13 +156,82 @@ def test_a_failure_in_the_midst_of_the_swap_puts_all_back(
     assert_untouched(changed)
 
 
-def test_what_was_moved_away_is_put_back_once(tmp_path: Path) -> None:
-    path, kept = tmp_path / "disk", tmp_path / "disk.before"
+def swapped(folder: Path) -> tuple[Path, Path, str]:
+    """A disk in its place, the one before beside it, and what is owed for that."""
+    path, kept = folder / "disk", folder / "disk.before"
+    path.write_bytes(b"restored")
     kept.write_bytes(b"present")
-    swaps = json.dumps([(str(path), str(kept))])
+    return path, kept, json.dumps([{"path": str(path), "kept": str(kept), "restored": identity(path)}])
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_what_was_moved_away_is_put_back_once(tmp_path: Path, moved: bool) -> None:
+    path, _, swaps = swapped(tmp_path)
+    if not moved:
+        path.unlink()
     put_back(swaps)
     put_back(swaps)
     assert path.read_bytes() == b"present"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("use", ["is written to", "runs a guest", "is replaced"])
+def test_a_disk_that_is_used_since_is_not_put_back(tmp_path: Path, use: str) -> None:
+    """Nor are the others; the operator decides, and then nothing is owed any more."""
+    first, kept_first, swaps = swapped(tmp_path)
+    (tmp_path / "second").mkdir()
+    path, kept, more = swapped(tmp_path / "second")
+    swaps = json.dumps(json.loads(swaps) + json.loads(more))
+    with ExitStack() as held:
+        if use == "runs a guest":
+            held.enter_context(opened_for_writing(path))
+        elif use == "is written to":
+            path.write_bytes(b"precious")
+        else:
+            path.unlink()
+            path.write_bytes(b"precious")
+        before = path.read_bytes()
+        with pytest.raises(HostError, match="in use or was written to"):
+            put_back(swaps)
+    assert (path.read_bytes(), first.read_bytes()) == (before, b"restored")
+    kept.unlink()
+    kept_first.unlink()
+    put_back(swaps)
+    assert (path.read_bytes(), first.read_bytes()) == (before, b"restored")
+
+
+@pytest.mark.parametrize(
+    ("chain", "is_refused"),
+    [
+        ("", False),
+        ("<backingStore/>", False),
+        (
+            "<backingStore type='file'><source file='/base.qcow2'/><backingStore/></backingStore>",
+            True,
+        ),
+    ],
+)
+def test_a_disk_whose_definition_names_images_behind_it_is_refused(
+    changed: Changed, chain: str, is_refused: bool
+) -> None:
+    (vm,) = changed.host.list_vms()
+    disks = f"<disk type='file'>{chain}<target dev='vda'/></disk><disk type='file'><target dev='vdb'/></disk>"
+    definition = f"<domain><name>web01</name><devices>{disks}</devices></domain>"
+    changed.host.change(replace(vm, definition=definition))
+    if is_refused:
+        with pytest.raises(RefusedError, match="backingStore") as refused:
+            changed.roll_back()
+        assert "--name" in (refused.value.hint or "")
+        assert_untouched(changed)
+    else:
+        changed.roll_back()
+        assert changed.now() == changed.then
+
+
+def test_the_report_says_what_was_not_rolled_back(changed: Changed) -> None:
+    (note,) = changed.roll_back().notes
+    assert "only disks" in note
+    assert "definition" in note
 
 
 def test_a_format_that_donjon_does_not_write_is_refused(changed: Changed) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 from donjon.errors import ConfigError, DonjonError, HostError, IntegrityError, RefusedError
 from donjon.hypervisors.definition import parse_definition
 from donjon.model.progress import NoProgress
+from donjon.model.restore_point import SideFilePoint
 from donjon.model.vm import Power, Vm
+from donjon.restore.plan import plan_definition
 from donjon.restore.whole_vm import RestoreOptions, RestoreReport, restore_vm
 from donjon.testing.faults import Faults
 from donjon.testing.hypervisor import FakeHypervisor
 from tests.unit.backup.site import MIB, UUID, Site, damage, disk, machine, new_qcow2, new_raw, qemu, truth
+from tests.unit.restore.conftest import opened_for_writing
 
 DEFINITION = """<domain type='kvm'>
   <name>{name}</name>
@@ -273,3 +278,80 @@ def test_an_image_in_a_format_that_donjon_does_not_write_becomes_qcow2(tmp_path:
     with pytest.raises(ConfigError, match="no definition"):
         options = RestoreOptions(tmp_path / "other")
         restore_vm(site.repository, point, site.ledger, options, NoProgress(), hypervisor=site.host)
+
+
+@pytest.mark.root
+def test_a_disk_goes_over_a_device_when_all_else_is_there(house: House, tmp_path: Path, device: Path) -> None:
+    host = FakeHypervisor()
+    report = house.restore(tmp_path / "new", hypervisor=host, devices=(("vdb", device),))
+    assert device.read_bytes()[: len(house.disks["vdb"])] == house.disks["vdb"]
+    assert [(disk.target, disk.path) for disk in report.disks][1] == ("vdb", str(device))
+    assert host.find_vm("web01").disks[1].source == str(device)
+    assert not (tmp_path / "new" / "web01-vdb.raw").exists()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("reason", ["damage", "too small", "in use", "a file is there", "twice"])
+def test_a_device_is_not_touched_before_all_is_known_to_go_well(
+    house: House, tmp_path: Path, device: Path, reason: str
+) -> None:
+    before, to = device.read_bytes(), tmp_path / "new"
+    devices = [("vdb", device)]
+    with ExitStack() as held:
+        if reason == "damage":
+            damage(house, "vdb", 3)
+        elif reason == "in use":
+            held.enter_context(opened_for_writing(device))
+        elif reason == "a file is there":
+            to.mkdir()
+            (to / "web01-nvram").touch()
+        elif reason == "twice":
+            devices.append(("vda", device))
+        else:
+            subprocess.run(["truncate", "--size", "3M", tmp_path / "device"], check=True)
+            subprocess.run(["losetup", "--set-capacity", device], check=True)
+            before = before[: 3 * MIB]
+        with pytest.raises((RefusedError, IntegrityError, ConfigError)):
+            house.restore(to, hypervisor=FakeHypervisor(), devices=tuple(devices))
+    assert device.read_bytes() == before
+    assert house.ledger.debts() == []
+    assert [path.name for path in to.glob("*")] == (["web01-nvram"] if reason == "a file is there" else [])
+
+
+@pytest.mark.root
+def test_a_link_to_a_device_in_the_directory_is_refused(house: House, tmp_path: Path, device: Path) -> None:
+    before = device.read_bytes()
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "web01-vdb.raw").symlink_to(device)
+    with pytest.raises(RefusedError, match="it exists"):
+        house.restore(tmp_path / "new", hypervisor=None)
+    assert device.read_bytes() == before
+
+
+@pytest.mark.parametrize("source", ["/etc/{uuid}", "{root}/{uuid}/tpm2/..", "{root}/../{uuid}/tpm2"])
+def test_the_state_of_a_tpm_goes_nowhere_but_where_its_hypervisor_keeps_it(tmp_path: Path, source: str) -> None:
+    """Whatever a definition says that comes from outside."""
+    root = tmp_path / "swtpm"
+    backend = "<backend type='emulator' version='2.0'/>"
+    definition = DEFINITION.format(name="web01", uuid=UUID, folder="/images")
+    named = definition.replace(
+        backend, f"<backend type='emulator'><source path='{source.format(uuid=UUID, root=root)}'/></backend>"
+    )
+    assert backend in definition
+
+    def place(text: str) -> Path:
+        files = (SideFilePoint("tpm", "/somewhere", "/web01/files/tpm/tpm2"),)
+        plan = plan_definition(
+            text,
+            directory=tmp_path,
+            name="web01",
+            new_name=None,
+            new_identity=False,
+            disks={},
+            side_files=files,
+            tpm_root=root,
+        )
+        return plan.side_paths["tpm"]
+
+    assert place(definition) == root / UUID / "tpm2"
+    assert place(named) == tmp_path / "web01-tpm"

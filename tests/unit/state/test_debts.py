@@ -115,6 +115,42 @@ def test_an_undo_that_fails_does_not_hide_the_first_error(lamps: Lamps) -> None:
         assert len(ledger.debts()) == 1
 
 
+class Interrupted(Lamps):
+    """Whoever puts the first lamp out is interrupted: before it is out, or after."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when: str | None = when
+
+    def put_off(self, lamp: str) -> None:
+        when, self.when = self.when, None
+        if when != "before":
+            super().put_off(lamp)
+        if when:
+            raise KeyboardInterrupt("SIGINT")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("fails", [False, True], ids=["all went well", "the block failed"])
+def test_ctrl_c_does_not_keep_an_undo_from_its_end(when: str, fails: bool) -> None:
+    lamps = Interrupted(when)
+    with open_ledger(lamps) as ledger:
+        stopped = pytest.raises(KeyboardInterrupt, match="SIGINT")
+        with stopped, ledger.owing("lamp", lamp="red"), ledger.owing("lamp", lamp="green"):
+            lamps.lit += ["red", "green"]
+            assert not fails or 1 / 0
+        assert (lamps.lit, ledger.debts()) == ([], [])
+
+
+def test_an_undo_that_fails_after_ctrl_c_is_said_once_and_still_owed() -> None:
+    lamps = Interrupted("before")
+    with open_ledger(lamps) as ledger:
+        with pytest.raises(KeyboardInterrupt) as stopped, ledger.owing("lamp", lamp="red"):
+            lamps.stuck = True
+        assert stopped.value.__notes__ == ["cannot undo lamp (lamp=red): cannot put out the lamp: the switch is stuck"]
+        assert len(ledger.debts()) == 1
+
+
 def test_the_debts_of_a_living_process_are_left_to_it(lamps: Lamps, tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     with open_ledger(lamps, path) as ours, open_ledger(lamps, path) as theirs, ours.owing("lamp", lamp="red"):

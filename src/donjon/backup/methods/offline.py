@@ -89,6 +89,7 @@ class Offline:
         disks, left_out = choose_disks(vm, options.skip_disks, include_isos=options.include_isos)
         guest = standing_still(vm, self._hypervisor, self._ledger, options.when_running, options.shutdown_timeout_s)
         with guest as still, ExitStack() as owed, ExitStack() as opened:
+            still.check_disks({disk.target for disk in disks})
             found = [_examine(disk, still) for disk in disks]
             images = [
                 self._begin(disk, info, since.disk(disk.target) if since else None, still, owed)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
@@ -17,7 +17,7 @@ from donjon.backup.standstill import WhenRunning
 from donjon.cli.commands.backup_result import BackedUp, FailedVm, describe_backup
 from donjon.cli.disks_alone import vm_from_files
 from donjon.cli.options import COMMON, Common, Connect, Given
-from donjon.cli.result import Failure
+from donjon.cli.result import describe_failure
 from donjon.cli.session import Session
 from donjon.config import PolicySettings, RepositorySettings
 from donjon.errors import ConfigError, DonjonError
@@ -96,7 +96,8 @@ def backup(
 
     A VM that is shut off is backed up as it is. One that runs is refused, unless --shutdown or --suspend allows to
     hold it still meanwhile. Only what has changed since the last restore point is read, where that can be known, and
-    only what the repository does not have is stored; still every restore point is whole.
+    only what the repository does not have is stored; still every restore point is whole. Without libvirt nobody can say
+    whether the images are those of a guest that was off: such a restore point counts as one after a power cut (crash).
 
     With several VMs, one that fails does not keep the others from being backed up; the exit code is then 3.
 
@@ -132,8 +133,17 @@ def backup(
         return _back_up_each(_candidates(hypervisor, vms, choice, policy), hypervisor, run, session)
 
 
-def _candidates(hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, policy: PolicySettings) -> list[Vm | str]:
-    """The VMs that are meant, each once; as a name where it was said by name and is still to be found."""
+class _Candidate(NamedTuple):
+    """A VM that is meant: what to call it, and its UUID or what the operator calls it."""
+
+    name: str
+    key: str
+
+
+def _candidates(
+    hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, policy: PolicySettings
+) -> list[_Candidate]:
+    """The VMs that are meant, each once."""
     labels = (*choice.label, *policy.labels)
     everything = choice.all or policy.all
     found: list[Vm] = []
@@ -144,23 +154,23 @@ def _candidates(hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, po
     said = [name for name in dict.fromkeys((*vms, *policy.vms)) if name not in known]
     if not (found or said):
         raise ConfigError("cannot back up: no VM has such a label" if labels else "cannot back up: there is no VM")
-    return [*found, *said]
+    return [_Candidate(vm.name, vm.uuid) for vm in found] + [_Candidate(name, name) for name in said]
 
 
 def _back_up_each(
-    candidates: list[Vm | str], hypervisor: Hypervisor, run: Callable[[Vm], BackupReport], session: Session
+    candidates: list[_Candidate], hypervisor: Hypervisor, run: Callable[[Vm], BackupReport], session: Session
 ) -> BackedUp:
-    """One after the other; a single one raises its error."""
+    """One after the other, each as it is when its turn comes; a single one raises its error."""
     done, failed = [], []
     for candidate in candidates:
-        name = candidate if isinstance(candidate, str) else candidate.name
         try:
-            done.append(run(hypervisor.find_vm(candidate) if isinstance(candidate, str) else candidate))
+            done.append(run(hypervisor.find_vm(candidate.key)))
         except DonjonError as error:
             if len(candidates) == 1:
                 raise
-            session.warn(f"{name}: {error}")
-            failed.append(FailedVm(name, Failure(str(error), error.hint, error.exit_code)))
+            failure = describe_failure(error)
+            session.warn("; ".join((f"{candidate.name}: {failure.error}", *failure.notes)))
+            failed.append(FailedVm(candidate.name, failure))
     return describe_backup(done, failed)
 
 

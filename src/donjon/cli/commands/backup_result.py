@@ -29,10 +29,15 @@ class BackedUpVm:
 
 @dataclass(frozen=True, slots=True)
 class FailedVm:
-    """A VM that was not backed up, and why."""
+    """A VM that was not backed up, and why; or, with exit code 3, one that was but could not be put back."""
 
     vm: str
     failure: Failure
+
+    @property
+    def has_restore_point(self) -> bool:
+        """Whether only what comes after the restore point failed."""
+        return self.failure.exit_code == IncompleteError.exit_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,17 @@ class BackedUp(Deed):
             _show(page, backup)
         for failed in self.failed:
             page.line()
-            page.line(f"not backed up: {failed.vm}: {failed.failure.error}", bold=True)
+            what = "backed up, but incomplete" if failed.has_restore_point else "not backed up"
+            page.line(f"{what}: {failed.vm}: {failed.failure.error}", bold=True)
+            for note in failed.failure.notes:
+                page.line(f"  {note}")
             if failed.failure.hint:
                 page.line(f"  hint: {failed.failure.hint}")
         if self.failed:
             total = len(self.backups) + len(self.failed)
             page.line()
-            page.line(f"{len(self.backups)} of {count(total, 'VM')} backed up")
+            made = len(self.backups) + sum(failed.has_restore_point for failed in self.failed)
+            page.line(f"{made} of {count(total, 'VM')} backed up")
 
     @property
     def exit_code(self) -> int:

@@ -9,6 +9,7 @@ from datetime import datetime
 from donjon.cli.options import COMMON, Common, Given
 from donjon.cli.page import Page
 from donjon.cli.result import Deed, Result
+from donjon.cli.session import Session
 from donjon.cli.session import settle as settle_ledger
 from donjon.cli.text import count, moment, utc
 from donjon.state.ledger import Debt
@@ -87,8 +88,7 @@ def settle(*, common: Common = COMMON, program: Given) -> Settled:
     Examples:
         donjon settle
     """
-    del common
-    with program.open_ledger() as ledger:
+    with program.open_ledger(Session(common, program).warn) as ledger:
         undone, left = settle_ledger(ledger)
         return Settled(tuple(map(_entry, undone)), tuple(map(_entry, left)))
 

@@ -15,9 +15,12 @@ from donjon.cli.passwords import PasswordSource, ask_twice
 from donjon.cli.result import Deed, Result
 from donjon.cli.session import Session, find_repository
 from donjon.cli.text import moment, utc
+from donjon.errors import IntegrityError
 from donjon.repository.format import go_json
+from donjon.repository.format.keyfile import decode_key_file, open_key_file
 from donjon.repository.keys import add_key, find_key_named, load_keys, remove_key, resolve_key
 from donjon.repository.repository import Repository
+from donjon.repository.store import FileName, FileType
 
 NewFile = Annotated[str | None, Parameter(metavar="FILE", help="File whose first line is the new password.")]
 NewCommand = Annotated[str | None, Parameter(metavar="COMMAND", help="Program that prints the new password.")]
@@ -135,8 +138,8 @@ def passwd(
     repository, current = _open_named(session)
     new = _new_password(session, new_password_file, new_password_command)
     added = add_key(repository.store, repository.key, new, scrypt=program.scrypt)
-    proven, _ = find_key_named(repository.store, new)
-    remove_key(repository.store, current, current=proven)
+    _prove(repository, added, new)
+    remove_key(repository.store, current, current=added)
     return KeysChanged(added=added, removed=current)
 
 
@@ -147,6 +150,13 @@ def _open_named(session: Session) -> tuple[Repository, str]:
     password = session.password(settings)
     repository = Repository.open(store, password)
     return repository, find_key_named(store, password)[0]
+
+
+def _prove(repository: Repository, key: str, password: str) -> None:
+    """Do nothing if this very key opens the repository with that password. Raises IntegrityError, StoreError."""
+    content = repository.store.load(FileName(FileType.KEY, key))
+    if open_key_file(decode_key_file(content), password) != repository.key:
+        raise IntegrityError(f"cannot use the new key {key[:8]}: it does not open the repository; the old one stays")
 
 
 def _new_password(session: Session, file: str | None, command: str | None) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.options import COMMON, Common, Given, NoLock
 from donjon.cli.page import Page
 from donjon.cli.result import Point, Result, describe_point
 from donjon.cli.session import Session
@@ -181,6 +181,7 @@ def show(
     /,
     *,
     definition: Annotated[bool, Parameter(help="Print the VM's definition only.")] = False,
+    no_lock: NoLock = False,
     common: Common = COMMON,
     program: Given,
 ) -> PointDetails:
@@ -192,10 +193,10 @@ def show(
         donjon show web01@2026-11-23 --definition > web01.xml
     """
     session = Session(common, program)
-    repository = session.open_repository()
-    found = find_point(session.restore_points(repository), point)
-    manifest = load_manifest(repository, found)
-    xml = load_definition(repository, found) if definition else None
+    with session.reading(no_lock=no_lock) as repository:
+        found = find_point(session.restore_points(repository), point)
+        manifest = load_manifest(repository, found)
+        xml = load_definition(repository, found) if definition else None
     if definition and xml is None:
         raise ConfigError(f"cannot show the definition of {found.vm_name}: the restore point has none")
     return _details(found, manifest, xml)
@@ -206,6 +207,7 @@ def diff(
     after: Spec,
     /,
     *,
+    no_lock: NoLock = False,
     common: Common = COMMON,
     program: Given,
 ) -> Differences:
@@ -217,9 +219,9 @@ def diff(
         donjon diff web01@2026-11-22 web01
     """
     session = Session(common, program)
-    repository = session.open_repository()
-    points = session.restore_points(repository)
-    found = diff_points(repository, find_point(points, before), find_point(points, after))
+    with session.reading(no_lock=no_lock) as repository:
+        points = session.restore_points(repository)
+        found = diff_points(repository, find_point(points, before), find_point(points, after))
     return Differences(describe_point(found.before), describe_point(found.after), found.disks, found.definition)
 
 

@@ -28,7 +28,7 @@ def init(*, common: Common = COMMON, program: Given) -> Created:
     """Make a new repository.
 
     It is encrypted, and in the format of restic (version 2): `restic -r PLACE` opens it with the same password.
-    The place must be empty or not exist yet.
+    The place need not exist yet; there must be no repository in it, nor keys or snapshots that are left of one.
 
     Examples:
         donjon init -r /backup/vms

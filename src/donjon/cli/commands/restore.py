@@ -3,90 +3,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
 
 from donjon.cli.commands.points import Spec, find_point
-from donjon.cli.commands.restore_result import Restored, describe_restore, describe_roll_back
-from donjon.cli.options import COMMON, Common, Connect, Given
-from donjon.cli.result import describe_point
+from donjon.cli.commands.restore_options import MANNER, TARGET, Manner, Target, check_options
+from donjon.cli.commands.restore_result import Restored, Start, describe_restore, describe_roll_back
+from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.result import describe_failure, describe_point
 from donjon.cli.session import Session
-from donjon.errors import ConfigError, RefusedError
+from donjon.errors import ConfigError, DonjonError, RefusedError
 from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
+from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.images.locks import in_use
 from donjon.model.restore_point import DiskPoint, RestorePoint
 from donjon.repository.repository import Repository
-from donjon.restore.disk import FILE_DEBT, find_disk, restore_disk, restore_disk_to_stdout
+from donjon.restore.disk import find_disk, prove_disk, refuse_device, restore_disk, restore_disk_to_stdout
 from donjon.restore.in_place import roll_back
+from donjon.restore.made import made
 from donjon.restore.whole_vm import RestoredDisk, RestoreOptions, restore_vm
 from donjon.restore_points import load_manifest
-from donjon.state.ledger import Ledger
-
-Format = Literal["raw", "qcow2"]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Where to."""
-
-    disk: Annotated[tuple[str, ...], Parameter(metavar="TARGET")] = ()
-    """Which disk: one for --to; with --in-place may be repeated."""
-
-    to: Annotated[str | None, Parameter(metavar="FILE|DEVICE|-", allow_leading_hyphen=True)] = None
-    """Restore one disk to a file, a block device or standard output."""
-
-    to_dir: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Restore everything into a directory, without telling libvirt."""
-
-    directory: Annotated[Path | None, Parameter(metavar="DIR")] = None
-    """Restore the VM, its files into this directory, and define it."""
-
-    pool: Annotated[str | None, Parameter(metavar="POOL")] = None
-    """The same, into the directory of a storage pool."""
-
-    in_place: bool = False
-    """Put the disks of a VM that exists back to what they were; the present ones are kept beside."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
-    """How."""
-
-    force: bool = False
-    """With --to: replace the file that is there, or overwrite the device."""
-
-    discard_present: bool = False
-    """With --in-place: do not keep the present disks."""
-
-    name: Annotated[str | None, Parameter(metavar="NEW")] = None
-    """Give the VM another name, and with it a new identity."""
-
-    new_identity: bool = False
-    """Give the VM a new UUID and new MAC addresses."""
-
-    format: Annotated[Format | None, Parameter(metavar="raw|qcow2")] = None
-    """Format of the images (else as it was; with --to, raw unless FILE ends in .qcow2)."""
-
-    connect: Connect = None
-
-    start: bool = False
-    """Start the VM when it is restored."""
 
 
 def restore(
     point: Spec,
     /,
     *,
-    target: Target = Target(),
-    manner: Manner = Manner(),
+    target: Target = TARGET,
+    manner: Manner = MANNER,
     common: Common = COMMON,
     program: Given,
 ) -> Restored | None:
@@ -94,6 +40,9 @@ def restore(
 
     Every block is proven before it is written. Files come into being whole or not at all, and nothing that exists is
     replaced unless an option says so.
+
+    With --in-place only disks go back: the definition, the firmware variables (NVRAM) and the TPM's state stay as they
+    are.
 
     Examples:
         donjon restore web01 --directory /var/lib/libvirt/images --start
@@ -106,39 +55,19 @@ def restore(
 
         donjon restore web01 --disk vda --to /tmp/vda.qcow2
 
+        donjon restore web01 --directory /srv/vms --disk-to vda=/dev/vg0/web01 --force
+
         donjon restore web01 --disk vda --to - | ssh kvm2 'dd of=/dev/vg/web01 bs=4M'
     """
-    _check(target, manner, as_json=common.json)
+    check_options(target, manner, as_json=common.json)
     session = Session(common, program)
-    repository = session.open_repository()
-    found = find_point(session.restore_points(repository), point)
-    if target.to is not None:
-        return _restore_disk(session, repository, found, target, manner)
-    if target.in_place:
-        return _roll_back(session, repository, found, target, manner)
-    return _restore_vm(session, repository, found, target, manner)
-
-
-def _check(target: Target, manner: Manner, *, as_json: bool) -> None:
-    places = [place for place in (target.to, target.to_dir, target.directory, target.pool) if place is not None]
-    if len(places) + target.in_place != 1:
-        raise ConfigError(
-            "cannot restore: say where to, once",
-            hint="--directory or --pool restores and defines the VM, --to-dir its files only, --in-place rolls it"
-            " back, --disk vda --to FILE restores a disk",
-        )
-    for given, fits, option, place in (
-        (target.disk, target.to or target.in_place, "--disk", "--to or --in-place"),
-        (manner.force, target.to, "--force", "--to"),
-        (manner.discard_present, target.in_place, "--discard-present", "--in-place"),
-        (manner.name or manner.new_identity, target.to_dir or target.directory or target.pool, "--name", "a whole VM"),
-        (manner.format, not target.in_place, "--format", "new images"),
-        (manner.start, not (target.to or target.to_dir), "--start", "a VM that libvirt knows"),
-    ):
-        if given and not fits:
-            raise ConfigError(f"cannot restore: {option} only goes with {place}")
-    if as_json and target.to == "-":
-        raise ConfigError("cannot write both a disk and JSON to standard output")
+    with session.reading(no_lock=manner.no_lock) as repository:
+        found = find_point(session.restore_points(repository), point)
+        if target.to is not None:
+            return _restore_disk(session, repository, found, target, manner)
+        if target.in_place:
+            return _roll_back(session, repository, found, target, manner)
+        return _restore_vm(session, repository, found, target, manner)
 
 
 def _restore_disk(
@@ -155,12 +84,11 @@ def _restore_disk(
         return None
     path = Path(target.to)
     image_format = manner.format or ("qcow2" if path.suffix == ".qcow2" else "raw")
-    _refuse_overwriting(path, force=manner.force)
-    with ExitStack() as held:
-        ledger = held.enter_context(session.ledger())
-        progress = held.enter_context(session.progress())
-        if not path.exists():
-            held.enter_context(_removed_on_failure(ledger, path))
+    _refuse_overwriting(path, disk, force=manner.force)
+    if path.is_block_device():
+        prove_disk(repository, point, disk)
+        refuse_device(path, disk)
+    with session.ledger() as ledger, session.progress() as progress, made(ledger) as new:
         progress.begin(disk.target, disk.size)
         restore_disk(
             repository,
@@ -169,22 +97,11 @@ def _restore_disk(
             path,
             image_format=image_format,
             exist_ok=manner.force,
+            announce=new.replacing(Path(os.path.realpath(path))),
             progress=progress.advance,
         )
     done = RestoredDisk(disk.target, str(path), image_format, disk.size)
     return Restored(describe_point(point), point.vm_name, point.vm_uuid, (done,))
-
-
-@contextmanager
-def _removed_on_failure(ledger: Ledger, path: Path) -> Iterator[None]:
-    """The file that comes into being in the block goes again if it fails; unless somebody else has made it."""
-    with ledger.owing(FILE_DEBT, path=str(path.absolute())) as debt:
-        try:
-            yield
-        except RefusedError:
-            debt.forgive()
-            raise
-        debt.forgive()
 
 
 def _to_stdout(session: Session, repository: Repository, point: RestorePoint, disk: DiskPoint) -> None:
@@ -195,13 +112,16 @@ def _to_stdout(session: Session, repository: Repository, point: RestorePoint, di
         restore_disk_to_stdout(repository, point, disk, progress=progress.advance)
 
 
-def _refuse_overwriting(path: Path, *, force: bool) -> None:
+def _refuse_overwriting(path: Path, disk: DiskPoint, *, force: bool) -> None:
     if not path.exists():
         return
+    is_device = path.is_block_device()
     if not force:
-        what = "its content would be lost" if path.is_block_device() else "it exists"
+        what = "its content would be lost" if is_device else "it exists"
         raise RefusedError(f"cannot restore to {path}: {what}", hint="say --force, or choose another place")
-    if path.is_file() and in_use(path):
+    if is_device:
+        refuse_device(path, disk)
+    elif path.is_file() and in_use(path):
         raise RefusedError(f"cannot restore to {path}: another process has it open for writing")
 
 
@@ -222,12 +142,12 @@ def _restore_vm(
             image_format=manner.format,
             name=manner.name,
             new_identity=manner.new_identity,
+            devices=target.devices(),
         )
         with session.progress() as progress:
             report = restore_vm(repository, point, ledger, options, progress, hypervisor=hypervisor)
-        if manner.start and hypervisor is not None:
-            hypervisor.start(report.vm_uuid)
-        return describe_restore(report, started=manner.start)
+        start = _start(hypervisor, report.vm_uuid) if manner.start and hypervisor is not None else Start()
+        return describe_restore(report, start)
 
 
 def _roll_back(
@@ -246,6 +166,13 @@ def _roll_back(
                 targets=target.disk,
                 discard_present=manner.discard_present,
             )
-        if manner.start:
-            hypervisor.start(vm.uuid)
-        return describe_roll_back(report, vm.uuid, started=manner.start)
+        return describe_roll_back(report, vm.uuid, _start(hypervisor, vm.uuid) if manner.start else Start())
+
+
+def _start(hypervisor: Hypervisor, uuid: str) -> Start:
+    """Start the VM. If that fails, it is restored nevertheless, and everything about it is told."""
+    try:
+        hypervisor.start(uuid)
+    except DonjonError as error:
+        return Start(failed=describe_failure(error))
+    return Start(done=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.options import COMMON, Common, Given, NoLock
 from donjon.cli.page import Page
 from donjon.cli.result import Deed, Result
 from donjon.cli.session import Session
@@ -21,6 +21,7 @@ from donjon.repository.pack_reading import Subset
 from donjon.repository.repair import SavedPack
 from donjon.repository.repair import repair_index as rebuild_index
 from donjon.repository.stats import compute_stats
+from donjon.repository.store import FileType
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def check(
     read_data_subset: Annotated[
         str | None, Parameter(metavar="PART", help="Read part of the packs: 2/7, 12.5% or 50G.")
     ] = None,
-    no_lock: Annotated[bool, Parameter(help="For storage that cannot be written; nobody may prune meanwhile.")] = False,
+    no_lock: NoLock = False,
     common: Common = COMMON,
     program: Given,
 ) -> Checked:
@@ -179,13 +180,14 @@ def check(
     )
 
 
-def stats(*, common: Common = COMMON, program: Given) -> Statistics:
+def stats(*, no_lock: NoLock = False, common: Common = COMMON, program: Given) -> Statistics:
     """Show what the repository holds, and what it saves.
 
     Examples:
         donjon stats
     """
-    found = compute_stats(Session(common, program).open_repository())
+    with Session(common, program).reading(no_lock=no_lock) as repository:
+        found = compute_stats(repository)
     return Statistics(
         snapshots=found.snapshots,
         restore_size=found.restore_size,
@@ -233,8 +235,11 @@ def repair_index(
 
         donjon repair index --read-all-packs
     """
-    repository = Session(common, program).open_repository()
-    report = rebuild_index(repository, read_all_packs=read_all_packs, dry_run=dry_run)
+    session = Session(common, program)
+    repository = session.open_repository()
+    with session.progress() as progress:
+        progress.begin("reading packs", sum(pack.size for pack in repository.store.list(FileType.PACK)))
+        report = rebuild_index(repository, read_all_packs=read_all_packs, dry_run=dry_run, progress=progress.advance)
     return Repaired(
         dry_run=report.dry_run,
         adopted=tuple(report.adopted),
