@@ -37,6 +37,9 @@ def vm_from_files(name: str | None, disks: Sequence[str], definition: Path | Non
         if name and name not in (vm.name, vm.uuid):
             raise ConfigError(f"cannot back up {name}: {definition} is the definition of {vm.name}")
         vm = vm if vm.uuid else replace(vm, uuid=_own_uuid(host, vm.name))
+    given = [text.partition("=")[0] for text in disks]
+    if twice := next((target for target in given if given.count(target) > 1), None):
+        raise ConfigError(f"cannot back up {vm.name}: disk {twice} was given twice")
     for text in disks:
         vm = _with_disk(vm, text)
     return vm

@@ -120,4 +120,7 @@ def _can_ask() -> bool:
 def _ask(prompt: str) -> str:
     if not _can_ask():
         raise ConfigError("cannot open the repository: no password was given", hint=_HINT)
-    return getpass.getpass(prompt)
+    try:
+        return getpass.getpass(prompt)
+    except EOFError as error:
+        raise ConfigError("cannot open the repository: no password was given", hint=_HINT) from error

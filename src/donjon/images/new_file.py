@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from donjon import trace
-from donjon.errors import RefusedError
+from donjon.errors import HostError, RefusedError
 from donjon.images.raw_sink import opened, translated
 
 NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -93,6 +93,8 @@ def _shortened(name: str) -> str:
 
 
 def _check_free(path: Path, *, exist_ok: bool) -> None:
+    if not path.parent.is_dir():
+        raise HostError(f"cannot write {path}: there is no directory {path.parent}")
     if path.is_dir():
         raise RefusedError(f"cannot write {path}: it is a directory")
     if path.exists() and not (exist_ok and path.is_file()):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 
 from donjon.errors import ConfigError
 from donjon.model.restore_point import RestorePoint
@@ -26,14 +27,24 @@ def find_restore_point(points: Iterable[RestorePoint], name: str, when: str = "l
     points = list(points)
     of_vm = [point for point in points if name in (point.vm_uuid, point.vm_name)]
     if not of_vm:
-        known = ", ".join(sorted({point.vm_name for point in points})) or "none at all"
-        raise ConfigError(f"cannot find a restore point of {name!r}", hint=f"there are restore points of: {known}")
+        known = sorted({point.vm_name for point in points})
+        if close := get_close_matches(name, known):
+            raise ConfigError(f"cannot find a restore point of {name!r}", hint=f"did you mean {close[0]!r}?")
+        listed = ", ".join(known) or "none at all"
+        raise ConfigError(f"cannot find a restore point of {name!r}", hint=f"there are restore points of: {listed}")
+    if found := _by_id(of_vm, when):
+        return found
     if len(vms := {point.vm_uuid for point in of_vm}) > 1:
-        uuids = ", ".join(sorted(f"{point.vm_uuid} ({point.host})" for point in {p.vm_uuid: p for p in of_vm}.values()))
+        uuids = ", ".join(
+            sorted(
+                f"{point.vm_uuid} (on {point.host}, last {point.taken_at:%Y-%m-%d %H:%M} UTC)"
+                for point in {p.vm_uuid: p for p in of_vm}.values()
+            )
+        )
         raise ConfigError(f"cannot tell which {name!r} is meant: there are {len(vms)}", hint=f"say the UUID: {uuids}")
     if when == "latest":
         return of_vm[-1]
-    if found := _by_id(of_vm, when) or _by_time(of_vm, when):
+    if found := _by_time(of_vm, when):
         return found
     raise ConfigError(
         f"cannot find a restore point of {name!r} at {when!r}",

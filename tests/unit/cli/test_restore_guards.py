@@ -125,3 +125,34 @@ def test_words_about_devices_that_make_no_sense(cli: Cli, home: Path, image: byt
     assert outcome.err.startswith("donjon: cannot ")
     assert not (home / "new").exists()
     assert (home / "a.img").read_bytes() == image
+
+
+def test_a_large_disk_goes_to_standard_output_in_order(cli: Cli, home: Path) -> None:
+    """Many stretches, opened by several threads at a time."""
+    (home / "large.img").write_bytes(os.urandom(24 << 20) + bytes(3 << 20) + os.urandom(9 << 20))
+    assert cli("backup", "large", "--disk", "vda=large.img,format=raw").exit_code == 0
+    assert cli("restore", "large", "--to", "-").raw == (home / "large.img").read_bytes()
+
+
+def test_where_a_disk_cannot_go_is_said_with_what_to_do(cli: Cli, home: Path, image: bytes) -> None:
+    (home / "folder").mkdir()
+    check_refusal(cli("restore", "web01", "--disk", "vda", "--to", "folder"), 1, "it is a directory", "--to-dir")
+    missing = cli("restore", "web01", "--disk", "vda", "--to", "nowhere/x.raw")
+    assert missing.exit_code == 1
+    assert f"there is no directory {home / 'nowhere'}" in missing.err
+
+
+def test_vms_of_one_name_are_told_apart_by_id_and_listed_together(cli: Cli, home: Path, image: bytes) -> None:
+    make_raw(home / "b.img", {1: b"z"})
+    assert cli("backup", "web01", "--disk", "vda=b.img,format=raw").exit_code == 0
+    points = cli("list", "web01", "--json").json["restore_points"]
+    assert len(points) == 2
+    assert "there are 2" in cli("show", "web01").err
+    assert cli("restore", f"web01@{points[-1]['id'][:8]}", "--to", "-").raw == (home / "b.img").read_bytes()
+
+
+def test_a_disk_given_twice_is_refused(cli: Cli, home: Path) -> None:
+    make_raw(home / "a.img", {0: b"x"})
+    outcome = cli("backup", "s", "--disk", "vda=a.img", "--disk", "vda=a.img")
+    assert outcome.exit_code == 1
+    assert "disk vda was given twice" in outcome.err

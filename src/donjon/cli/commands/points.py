@@ -170,8 +170,8 @@ def list_points(
     points = session.restore_points(repository)
     if vms:
         wanted = set(vms)
-        for vm in vms:
-            find_restore_point(points, vm)
+        for vm in wanted - {name for point in points for name in (point.vm_name, point.vm_uuid)}:
+            find_restore_point(points, vm)  # says that there is none, and what there is
         points = [point for point in points if wanted & {point.vm_name, point.vm_uuid}]
     return PointList(tuple(map(describe_point, points)))
 

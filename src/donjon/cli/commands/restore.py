@@ -14,7 +14,7 @@ from donjon.cli.commands.restore_result import Restored, Start, describe_restore
 from donjon.cli.options import COMMON, Common, Given
 from donjon.cli.result import describe_failure, describe_point
 from donjon.cli.session import Session
-from donjon.errors import ConfigError, DonjonError, RefusedError
+from donjon.errors import ConfigError, DonjonError, HostError, RefusedError
 from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.images.locks import in_use
@@ -115,6 +115,11 @@ def _to_stdout(session: Session, repository: Repository, point: RestorePoint, di
 def _refuse_overwriting(path: Path, disk: DiskPoint, *, force: bool) -> None:
     if not path.exists():
         return
+    if path.is_dir():
+        raise RefusedError(
+            f"cannot restore to {path}: it is a directory",
+            hint="name a file in it, or restore the whole VM with --to-dir",
+        )
     is_device = path.is_block_device()
     if not force:
         what = "its content would be lost" if is_device else "it exists"
@@ -136,6 +141,11 @@ def _restore_vm(
             assert hypervisor is not None
             assert target.pool is not None
             directory = hypervisor.pool_path(target.pool)
+            if not directory.is_dir():
+                raise HostError(
+                    f"cannot restore into the pool {target.pool}: its directory {directory} is not there",
+                    hint=f"mount it, or `virsh pool-build {target.pool}`",
+                )
         options = RestoreOptions(
             directory=directory.absolute(),
             tpm_root=hypervisor.tpm_root if hypervisor else Path(SYSTEM_TPM_ROOT),
