@@ -87,7 +87,8 @@ def test_two_vms_of_one_name_are_told_apart_by_uuid() -> None:
     points = [*POINTS, point("2026-11-24T10:00:00+00:00", "ffff1111", uuid="u-2")]
     with pytest.raises(ConfigError, match="there are 2") as unclear:
         find_restore_point(points, "web")
-    assert "u-1 (host), u-2 (host)" in (unclear.value.hint or "")
+    known = "u-1 (on host, last 2026-11-23 09:00 UTC), u-2 (on host, last 2026-11-24 10:00 UTC)"
+    assert known in (unclear.value.hint or "")
     assert find_restore_point(points, "u-2").id == "ffff1111"
     with pytest.raises(ConfigError, match="cannot find") as missing:
         find_restore_point(points, "wob")

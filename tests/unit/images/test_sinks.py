@@ -106,7 +106,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 def test_a_disk_cannot_go_where_it_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not vmdk"), open_sink(tmp_path / "disk", "vmdk", SIZE):
         pass
-    with pytest.raises(HostError, match="No such file or directory"), open_sink(tmp_path / "no/disk", "raw", SIZE):
+    with pytest.raises(HostError, match="there is no directory"), open_sink(tmp_path / "no/disk", "raw", SIZE):
         pass
     with pytest.raises(RefusedError, match="it is a directory"), open_sink(tmp_path, "raw", SIZE, exist_ok=True):
         pass
