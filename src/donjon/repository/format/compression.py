@@ -28,7 +28,7 @@ class Compressor:
     """Compresses one buffer at a time; for use by one thread.
 
     Level 1 is tuned for blocks of disks: matches of at least 6 bytes within 256 KiB, found by a larger table. Next to
-    zstd's own level 1 that is 2 % smaller for a tenth more time (bench/RESULTS.md, "Choice of the compression level").
+    zstd's own level 1 that is 2 % smaller at the same speed (bench/RESULTS.md, "Choice of the compression level").
 
     Args:
         level: 1 (fast) to 19 (small).
