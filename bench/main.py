@@ -18,6 +18,7 @@ from pathlib import Path
 import report
 from giant import measure_giant
 from measure import BenchError
+from nbd import measure_nbd
 from peers import DEFAULT, PEERS, Peer, Place, installed, version_of
 from rounds import Bench, Sample, make_image, one_round
 
@@ -32,6 +33,8 @@ TITLES = {
     "restore": "Restore of the full backup to a sparse file",
     "4 TiB, full": "Backup of a sparse disk of 4 TiB that holds 256 MiB",
     "4 TiB, restore": "Restore of that disk",
+    "NBD client": "Reading the image from qemu-nbd",
+    "NBD server": "Serving the image to nbdcopy",
 }
 
 
@@ -103,6 +106,7 @@ def measure(bench: Bench, options: argparse.Namespace, peers: Sequence[Peer]) ->
         one_round(bench, number, peers, digests)
     if any(peer.name == "donjon" for peer in peers):
         measure_giant(bench)
+        measure_nbd(bench, options.rounds)
         blobs = 100_000 if options.smoke else 10_000_000
         index = json.loads(bench.helper("index.py", "--json", "--blobs", blobs))
         bench.add(Sample(0, "index", f"{blobs:,} blobs", rss_bytes=index["rss_bytes"], wall_s=index["load_s"]))

@@ -42,6 +42,7 @@ class Target:
 
 FULL, SECOND, RESTORE = (Run("donjon", scenario) for scenario in ("full", "second", "restore"))
 TRACKED, CHANGED = Run("donjon-qcow2", "second"), Run("changed blocks", "second")
+NBD_CLIENT, NBD_SERVER = Run("donjon", "NBD client"), Run("donjon", "NBD server")
 OURS = ("donjon", "donjon-qcow2")
 TARGETS = (
     Target("full: CPU, of restic's", "cpu_s", FULL, 1 / 3, Run("restic", "full")),
@@ -59,6 +60,8 @@ TARGETS = (
     Target("restore: peak memory, MiB", "rss_bytes", RESTORE, 300, unit=MIB),
     Target("4 TiB sparse, full: peak memory, MiB", "rss_bytes", Run("donjon", "4 TiB, full"), 300, unit=MIB),
     Target("4 TiB sparse, restore: peak memory, MiB", "rss_bytes", Run("donjon", "4 TiB, restore"), 300, unit=MIB),
+    Target("NBD client: wall, of nbdcopy's", "wall_s", NBD_CLIENT, 1.25, Run("nbdcopy", "NBD client")),
+    Target("NBD server: wall, of qemu-nbd's", "wall_s", NBD_SERVER, 2.0, Run("qemu-nbd", "NBD server")),
     Target("index of 10 million blobs: memory, MiB", "rss_bytes", Run("index", "10,000,000 blobs"), 600, unit=MIB),
     Target("start-up of `donjon --help`, s", "wall_s", Run("donjon", "--help"), 0.2),
     Target("start-up of `donjon list`, s", "wall_s", Run("donjon", "list"), 0.2),

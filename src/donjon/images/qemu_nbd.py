@@ -14,7 +14,7 @@ from pathlib import Path
 from donjon.errors import HostError
 from donjon.host_command import Helper, running
 from donjon.nbd.client import CONNECTIONS, NbdClient
-from donjon.nbd.connection import NoServerError
+from donjon.nbd.dial import NoServerError
 from donjon.scratch_folder import scratch_folder
 
 START_TIMEOUT_S = 60.0

@@ -24,19 +24,25 @@ OPTION_ANSWERS_LIMIT = 64
 MAX_REQUEST = 32 * 1024 * 1024
 SMALLEST_MAX_REQUEST = 4096
 
-_MAGIC = 0x4E42444D41474943
-_OPTION_MAGIC = 0x49484156454F5054
-_OPTION_REPLY_MAGIC = 0x0003E889045565A9
-_FIXED_NEWSTYLE = 1
-_NO_ZEROES = 2
+NBD_MAGIC = 0x4E42444D41474943
+OPTION_MAGIC = 0x49484156454F5054
+OPTION_REPLY_MAGIC = 0x0003E889045565A9
+FIXED_NEWSTYLE = 1
+NO_ZEROES = 2
 _REPLY_ERROR_BIT = 1 << 31
 
 
 class Option(IntEnum):
     """What is asked for during negotiation."""
 
+    EXPORT_NAME = 1
+    ABORT = 2
+    LIST = 3
+    STARTTLS = 5
+    INFO = 6
     GO = 7
     STRUCTURED_REPLY = 8
+    LIST_META_CONTEXT = 9
     SET_META_CONTEXT = 10
 
 
@@ -44,8 +50,13 @@ class OptionReplyType(IntEnum):
     """How a server answers an option."""
 
     ACK = 1
+    SERVER = 2
     INFO = 3
     META_CONTEXT = 4
+    ERR_UNSUP = _REPLY_ERROR_BIT | 1
+    ERR_INVALID = _REPLY_ERROR_BIT | 3
+    ERR_TLS_REQD = _REPLY_ERROR_BIT | 5
+    ERR_UNKNOWN = _REPLY_ERROR_BIT | 6
 
 
 class Info(IntEnum):
@@ -58,14 +69,17 @@ class Info(IntEnum):
 class Flag(IntFlag):
     """What an export can do (transmission flags)."""
 
+    HAS_FLAGS = 1 << 0
     READ_ONLY = 1 << 1
     SEND_FLUSH = 1 << 2
+    SEND_FUA = 1 << 3
+    SEND_TRIM = 1 << 5
     SEND_WRITE_ZEROES = 1 << 6
     CAN_MULTI_CONN = 1 << 8
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class RemoteExport:
     """What a server says of the disk it exports; sizes in bytes."""
 
     size: int
@@ -87,20 +101,20 @@ def parse_greeting(greeting: bytes) -> None:
         HostError: it does not.
     """
     magic, option_magic, flags = unpack(">QQH", greeting)
-    if (magic, option_magic) != (_MAGIC, _OPTION_MAGIC):
+    if (magic, option_magic) != (NBD_MAGIC, OPTION_MAGIC):
         raise broken("its greeting is not NBD's")
-    if not flags & _FIXED_NEWSTYLE or not flags & _NO_ZEROES:
+    if not flags & FIXED_NEWSTYLE or not flags & NO_ZEROES:
         raise broken("it speaks an outdated dialect")
 
 
 def client_greeting() -> bytes:
     """What a client answers to the greeting."""
-    return struct.pack(">I", _FIXED_NEWSTYLE | _NO_ZEROES)
+    return struct.pack(">I", FIXED_NEWSTYLE | NO_ZEROES)
 
 
 def option(option: Option, payload: bytes = b"") -> bytes:
     """Ask for an option."""
-    return struct.pack(">QII", _OPTION_MAGIC, option, len(payload)) + payload
+    return struct.pack(">QII", OPTION_MAGIC, option, len(payload)) + payload
 
 
 def go_payload(export: str) -> bytes:
@@ -120,7 +134,7 @@ def parse_option_reply(head: bytes, asked: Option) -> OptionReply:
         HostError: it is none, or too long.
     """
     magic, answered, kind, length = unpack(">QIII", head)
-    if magic != _OPTION_REPLY_MAGIC or answered != asked:
+    if magic != OPTION_REPLY_MAGIC or answered != asked:
         raise broken("it answers something that was not asked")
     if length > OPTION_PAYLOAD_LIMIT:
         raise broken(f"it announces an answer of {length} bytes")
@@ -138,7 +152,7 @@ def check_accepted(reply: OptionReply, payload: bytes) -> None:
         raise HostError(f"cannot open the export: the NBD server says: {words}")
 
 
-def parse_export(infos: Iterable[bytes]) -> Export:
+def parse_export(infos: Iterable[bytes]) -> RemoteExport:
     """What the INFO answers to OPT_GO say together; kinds that were not asked for are passed over.
 
     Raises:
@@ -153,7 +167,7 @@ def parse_export(infos: Iterable[bytes]) -> Export:
             max_request = min(unpack(">HIII", payload)[3], MAX_REQUEST)
     if export is None or export[1] >= 1 << 63 or max_request < SMALLEST_MAX_REQUEST:
         raise broken("it does not say what it exports")
-    return Export(export[1], Flag(export[2]), max_request)
+    return RemoteExport(export[1], Flag(export[2]), max_request)
 
 
 def parse_meta_context(payload: bytes) -> tuple[str, int]:

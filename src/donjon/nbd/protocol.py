@@ -22,11 +22,11 @@ CHUNK_REST_LENGTH = 4
 DATA_PREFIX_LENGTH = 8
 CHUNK_PAYLOAD_LIMIT = 32 * 1024 * 1024 + DATA_PREFIX_LENGTH
 
-_REQUEST_MAGIC = 0x25609513
-_SIMPLE_REPLY_MAGIC = 0x67446698
-_STRUCTURED_REPLY_MAGIC = 0x668E33EF
+REQUEST_MAGIC = 0x25609513
+SIMPLE_REPLY_MAGIC = 0x67446698
+STRUCTURED_REPLY_MAGIC = 0x668E33EF
 _CHUNK_ERROR_BIT = 1 << 15
-_CHUNK_DONE = 1
+CHUNK_DONE = 1
 
 
 class Command(IntEnum):
@@ -36,6 +36,7 @@ class Command(IntEnum):
     WRITE = 1
     DISC = 2
     FLUSH = 3
+    TRIM = 4
     WRITE_ZEROES = 6
     BLOCK_STATUS = 7
 
@@ -44,7 +45,9 @@ class CommandFlag(IntFlag):
     """How a command is meant."""
 
     NONE = 0
+    FUA = 1 << 0
     NO_HOLE = 1 << 1
+    REQ_ONE = 1 << 3
 
 
 class Chunk(IntEnum):
@@ -54,6 +57,7 @@ class Chunk(IntEnum):
     OFFSET_DATA = 1
     OFFSET_HOLE = 2
     BLOCK_STATUS = 5
+    ERROR = 1 << 15 | 1
 
 
 class Allocation(IntFlag):
@@ -94,7 +98,7 @@ class Status(NamedTuple):
 
 def request(command: Command, handle: int, offset: int, length: int, flags: CommandFlag = CommandFlag.NONE) -> bytes:
     """Ask for something once connected; for WRITE the data follow."""
-    return struct.pack(">IHHQQI", _REQUEST_MAGIC, flags, command, handle, offset, length)
+    return struct.pack(">IHHQQI", REQUEST_MAGIC, flags, command, handle, offset, length)
 
 
 def is_structured(head: bytes) -> bool:
@@ -104,9 +108,9 @@ def is_structured(head: bytes) -> bool:
         HostError: it is no reply.
     """
     (magic,) = unpack(">I", head[:4])
-    if magic not in {_SIMPLE_REPLY_MAGIC, _STRUCTURED_REPLY_MAGIC}:
+    if magic not in {SIMPLE_REPLY_MAGIC, STRUCTURED_REPLY_MAGIC}:
         raise broken("its answer does not start like one")
-    return bool(magic == _STRUCTURED_REPLY_MAGIC)
+    return bool(magic == STRUCTURED_REPLY_MAGIC)
 
 
 def parse_reply(head: bytes) -> Reply:
@@ -121,7 +125,7 @@ def parse_reply(head: bytes) -> Reply:
     _, flags, chunk, handle, length = unpack(">IHHQI", head)
     if length > CHUNK_PAYLOAD_LIMIT:
         raise broken(f"it announces a chunk of {length} bytes")
-    return Reply(handle, 0, chunk, bool(flags & _CHUNK_DONE), length)
+    return Reply(handle, 0, chunk, bool(flags & CHUNK_DONE), length)
 
 
 def parse_data_prefix(prefix: bytes) -> int:
@@ -174,14 +178,16 @@ class Coverage:
         self._offset = offset
         self._end = offset + length
         self._filled: list[tuple[int, int]] = []
+        self._total = 0
 
     def fill(self, offset: int, length: int) -> None:
         """Note that a chunk brings these bytes.
 
         Raises:
-            HostError: they were not asked for.
+            HostError: they were not asked for, are none, or more in all than were asked for.
         """
-        if not self._offset <= offset <= offset + length <= self._end:
+        self._total += length
+        if not self._offset <= offset < offset + length <= self._end or self._total > self._end - self._offset:
             raise broken("it sends data that were not asked for")
         self._filled.append((offset, offset + length))
 
