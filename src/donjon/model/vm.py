@@ -56,7 +56,11 @@ class SideFile:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A virtual machine; `definition` is its XML as the host keeps it, None when only disks are known."""
+    """A virtual machine; `definition` is its XML as the host keeps it, None when only disks are known.
+
+    `live_definition` is its XML as it runs, None if it has no process: a guest whose memory was saved on disk is PAUSED
+    without one.
+    """
 
     uuid: str
     name: str
@@ -66,3 +70,4 @@ class Vm:
     definition: str | None = None
     side_files: tuple[SideFile, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    live_definition: str | None = None

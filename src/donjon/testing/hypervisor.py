@@ -12,9 +12,11 @@ from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.definition import SYSTEM_TPM_ROOT, parse_definition
 from donjon.hypervisors.selection import choose
 from donjon.model.vm import Power, Vm
+from donjon.testing.agent import FakeAgents
+from donjon.testing.live_disks import FakeLiveDisks
 
 
-class FakeHypervisor:
+class FakeHypervisor(FakeAgents, FakeLiveDisks):
     """A host whose guests end when asked to, except those in `hanging` (UUIDs), for which no time is enough."""
 
     def __init__(
@@ -26,7 +28,8 @@ class FakeHypervisor:
         pools: Mapping[str, Path] | None = None,
         hanging: Collection[str] = (),
     ) -> None:
-        self.uri = uri
+        FakeAgents.__init__(self, uri)
+        FakeLiveDisks.__init__(self)
         self.host_name = host_name
         self.notes: tuple[str, ...] = ()
         self.tpm_root = Path(SYSTEM_TPM_ROOT)
@@ -92,9 +95,18 @@ class FakeHypervisor:
             raise HostError(f"cannot find the storage pool {pool!r}: there is none of that name")
         return self._pools[pool]
 
+    def is_known(self, uuid: str) -> bool:
+        """Whether there is such a VM."""
+        return uuid in self._vms
+
+    def forget(self, uuid: str) -> None:
+        """Somebody undefines it."""
+        del self._vms[uuid]
+
     def change(self, vm: Vm) -> None:
         """Somebody gives the VM of that UUID other properties."""
         self._vms[vm.uuid] = vm
 
     def _set_power(self, vm: Vm, power: Power) -> None:
-        self._vms[vm.uuid] = replace(vm, power=power)
+        live = None if power is Power.OFF else vm.live_definition or vm.definition or "<domain/>"
+        self._vms[vm.uuid] = replace(vm, power=power, live_definition=live)

@@ -90,7 +90,7 @@ def test_the_kept_definition_has_its_passwords_and_nothing_of_the_present_run(ur
 def test_a_definition_changed_while_the_guest_runs_is_kept_but_its_present_disks_are_meant(uri: str) -> None:
     with LibvirtHypervisor(uri) as host:
         kept = (host.find_vm("web").definition or "").replace("dev='vdb'", "dev='vdc'")
-        host._connection._connection.defineXML(kept)
+        host._connection.handle.defineXML(kept)
         vm = host.find_vm("web")
         assert ("vdc" in (vm.definition or ""), [disk.target for disk in vm.disks]) == (True, ["vda", "vdb"])
         assert host.notes[-1] == "web runs with other disks than its definition has; those it runs with are meant"

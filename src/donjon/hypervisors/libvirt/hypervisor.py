@@ -12,15 +12,18 @@ from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.definition import child_text, parse_domain
 from donjon.hypervisors.document import parse_document
 from donjon.hypervisors.libvirt import power
+from donjon.hypervisors.libvirt.agent import LibvirtAgents
 from donjon.hypervisors.libvirt.connection import Connection, LibvirtError
+from donjon.hypervisors.libvirt.hot_backup import LibvirtBackups
 from donjon.hypervisors.libvirt.inventory import Inventory
+from donjon.hypervisors.libvirt.live_disks import LibvirtLiveDisks
 from donjon.hypervisors.selection import choose
 from donjon.model.vm import Power, Vm
 
 _DIRECTORY_POOLS = ("dir", "fs", "netfs")
 
 
-class LibvirtHypervisor:
+class LibvirtHypervisor(LibvirtAgents, LibvirtBackups, LibvirtLiveDisks):
     """The VMs of one libvirt connection."""
 
     def __init__(self, uri: str, open_fully: Callable[[str], Any] | None = None) -> None:

@@ -28,10 +28,11 @@ class Inventory:
         vm = self._parse(self._definition(domain), domain.power())
         if vm.power is Power.OFF or not domain.is_active():
             return vm
-        now = self._parse(domain.definition(live=True), vm.power)
+        live = domain.definition(live=True)
+        now = self._parse(live, vm.power)
         if _images(now) != _images(vm):
             self._note(f"{vm.name} runs with other disks than its definition has; those it runs with are meant")
-        return replace(vm, disks=now.disks, side_files=now.side_files)
+        return replace(vm, disks=now.disks, side_files=now.side_files, live_definition=live)
 
     def _definition(self, domain: Domain) -> str:
         """As it will be at the next start; with its passwords, where we may see them."""
@@ -54,8 +55,7 @@ class Inventory:
     @property
     def tpm_root(self) -> str:
         """Where this libvirt keeps the state of TPMs, by UUID."""
-        is_session = self.connection.uri.partition("?")[0].endswith("/session")
-        return _session_tpm_root() if is_session else SYSTEM_TPM_ROOT
+        return _session_tpm_root() if self.connection.is_session else SYSTEM_TPM_ROOT
 
     def _volume_path(self, pool: str, volume: str) -> str | None:
         """Of a volume that is a file or device here; None for those of a pool on the network."""
