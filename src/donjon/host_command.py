@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The only door to other programs: run one to its end, or keep one beside us for as long as it is needed.
 
-Programs are started without a shell, in the C locale, without what says our passwords, and never outlive donjon.
+Programs are started without a shell, in the C locale, without what says our passwords. None outlives donjon but a
+`Companion`, which is there for when donjon dies.
 
 Source: prctl(2), PR_SET_PDEATHSIG (the signal comes when the *thread* that started the child ends).
 """
@@ -159,11 +160,84 @@ def running(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
             _stop(process)
 
 
-def _start(words: tuple[str, ...], complaints: IO[bytes], env: dict[str, str]) -> subprocess.Popen[bytes]:
+class Companion:
+    """A program that goes on when we die; made by `start_companion`. We write its `input`, and read its `output`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.pid = process.pid
+        self.input = process.stdin
+        self.output = process.stdout
+        self._process = process
+        self._complaints = complaints
+
+    @property
+    def complaint(self) -> str:
+        """What it has written to standard error, the end of it."""
+        return _read_again(self._complaints).decode(errors="replace").strip()[-COMPLAINT_LENGTH:]
+
+    def leave(self, timeout_s: float) -> None:
+        """Close its input, and wait that long for its end; if it does not end, it is left to itself."""
+        with suppress(OSError):
+            self.input.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout_s)
+
+
+def start_companion(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> Companion:
+    """Start a program that is to outlive us: in a session of its own, killed neither with us nor by us.
+
+    It reads the end of its input when we are gone, and must end by itself then.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - goes with the companion
+    process = subprocess.Popen(
+        _words(argv),
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=complaints,
+        env=_environment(env),
+        start_new_session=True,
+    )
+    return Companion(process, complaints)
+
+
+@contextmanager
+def conversing(argv: Sequence[str | Path]) -> Iterator[tuple[Helper, int, int]]:
+    """Keep a helper as `running` does, and talk to it: descriptors of its standard input and of its output come too.
+
+    Raises:
+        HostError: it is not installed.
+    """
+    guarded = _guarded(_words(argv))
+    with tempfile.TemporaryFile() as complaints:
+        pipe = subprocess.PIPE
+        process = _starter.submit(_start, guarded, complaints, _environment(None), pipe, pipe).result()
+        assert process.stdin
+        assert process.stdout
+        try:
+            yield Helper(_words(argv), process, complaints), process.stdin.fileno(), process.stdout.fileno()
+        finally:
+            process.stdin.close()
+            _stop(process)
+            process.stdout.close()
+
+
+def _start(
+    words: tuple[str, ...],
+    complaints: IO[bytes],
+    env: dict[str, str],
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         words,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=stdin,
+        stdout=stdout,
+        bufsize=0,
         stderr=complaints,
         env=env,
         start_new_session=True,
