@@ -3,6 +3,7 @@
 
 - /web01/donjon.json      what the restore point says of itself (Manifest)
 - /web01/domain.xml       the VM's definition
+- /web01/definition-live.xml  the same as the guest ran: with what was plugged in meanwhile
 - /web01/vda/vda.raw      a disk; every disk has a directory of its own, so that an unchanged one costs nothing
 - /web01/files/nvram/...  what else belongs to the VM
 """
@@ -45,10 +46,11 @@ __all__ = [
     "find_disk_tree",
     "find_restore_point",
     "inode_of",
-    "list_restore_points",
     "load_definition",
     "load_disk",
+    "load_live_definition",
     "load_manifest",
+    "load_restore_point",
     "safe_name",
     "save_content",
     "save_disk",
@@ -61,6 +63,7 @@ PROGRAM = f"donjon {__version__}"
 MANIFEST_FORMAT = 1
 _MANIFEST = "donjon.json"
 _DEFINITION = "domain.xml"
+_LIVE_DEFINITION = "definition-live.xml"
 _VM_TAG = "vm:"
 _METHOD_TAG = "method:"
 _CONSISTENCY_TAG = "consistency:"
@@ -109,6 +112,7 @@ def save_restore_point(
     begun_at: datetime,
     previous: RestorePoint | None,
     previous_disks: Mapping[str, bytes],
+    live_definition: str | None = None,
 ) -> RestorePoint:
     """Commit a restore point.
 
@@ -121,6 +125,7 @@ def save_restore_point(
         begun_at: when the backup began.
         previous: the VM's last restore point.
         previous_disks: the tree ids of its disks there, as far as they are known.
+        live_definition: the VM's as it ran, if it did.
 
     Raises:
         StoreError: it could not be kept, and does not exist.
@@ -128,8 +133,9 @@ def save_restore_point(
     taken_ns = int(manifest.taken_at.timestamp() * 10**6) * 1000
     nodes = [dir_node(safe_name(disk), tree, mtime_ns=taken_ns, inode=inode_of(disk)) for disk, tree in disks.items()]
     nodes.append(save_content(writer, _MANIFEST, [encode_manifest(manifest)], taken_ns))
-    if definition is not None:
-        nodes.append(save_content(writer, _DEFINITION, [definition.encode()], taken_ns))
+    for name, text in ((_DEFINITION, definition), (_LIVE_DEFINITION, live_definition)):
+        if text is not None:
+            nodes.append(save_content(writer, name, [text.encode()], taken_ns))
     if files is not None:
         nodes.append(files)
     vm_tree = writer.save_blob(BlobType.TREE, encode_tree(nodes))
@@ -146,17 +152,21 @@ def save_restore_point(
         username=username(),
         uid=os.getuid(),
         gid=os.getgid(),
-        tags=[
-            _VM_TAG + manifest.vm_uuid,
-            _METHOD_TAG + manifest.method,
-            _CONSISTENCY_TAG + manifest.consistency,
-        ],
+        tags=_tags(manifest),
         program_version=PROGRAM,
         summary=_summary(
             writer, manifest, [(previous_disks.get(disk), tree) for disk, tree in disks.items()], begun_at
         ),
     )
     return _restore_point(writer.save_snapshot(snapshot), snapshot)
+
+
+def _tags(manifest: Manifest) -> list[str]:
+    return [
+        _VM_TAG + manifest.vm_uuid,
+        _METHOD_TAG + manifest.method,
+        _CONSISTENCY_TAG + manifest.consistency,
+    ]
 
 
 def _summary(
@@ -264,16 +274,9 @@ def _without_tags(repository: Repository, point: RestorePoint, snapshot: Snapsho
     )
 
 
-def list_restore_points(repository: Repository) -> list[RestorePoint]:
-    """All restore points, oldest first.
-
-    Raises:
-        IntegrityError: a snapshot is damaged, so that some may be missing.
-    """
-    points, damaged = survey_restore_points(repository)
-    if damaged:
-        raise IntegrityError(f"cannot list the restore points: {damaged[0]}", hint="`donjon check` shows all damage")
-    return list(points)
+def load_restore_point(repository: Repository, name: str) -> RestorePoint:
+    """The restore point that a snapshot of donjon's is. Raises IntegrityError, FileMissingError."""
+    return _restore_point(name, repository.load_snapshot(name))
 
 
 def load_manifest(repository: Repository, point: RestorePoint) -> Manifest:
@@ -286,11 +289,20 @@ def load_manifest(repository: Repository, point: RestorePoint) -> Manifest:
 
 def load_definition(repository: Repository, point: RestorePoint) -> str | None:
     """The VM's definition, or None if the restore point has none. Raises IntegrityError."""
-    text = _load_text(repository, point, _DEFINITION)
+    return _load_xml(repository, point, _DEFINITION)
+
+
+def load_live_definition(repository: Repository, point: RestorePoint) -> str | None:
+    """The VM's definition as it ran, or None if it did not, or nobody knew. Raises IntegrityError."""
+    return _load_xml(repository, point, _LIVE_DEFINITION)
+
+
+def _load_xml(repository: Repository, point: RestorePoint, file: str) -> str | None:
+    text = _load_text(repository, point, file)
     try:
         return None if text is None else text.decode()
     except UnicodeDecodeError as error:
-        raise IntegrityError(f"cannot read {_DEFINITION}: it is not UTF-8") from error
+        raise IntegrityError(f"cannot read {file}: it is not UTF-8") from error
 
 
 def find_disk_tree(repository: Repository, point: RestorePoint, disk: DiskPoint) -> bytes:

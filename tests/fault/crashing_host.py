@@ -20,7 +20,7 @@ from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
 from donjon.restore.in_place import roll_back
 from donjon.restore.whole_vm import RestoreOptions, restore_vm
-from donjon.restore_points import list_restore_points
+from donjon.restore_points import survey_restore_points
 from donjon.state.ledger import Ledger
 from donjon.testing.faults import kill_this_process
 from donjon.testing.hypervisor import FakeHypervisor
@@ -70,13 +70,13 @@ class Folder:
 
     def restore(self) -> None:
         options = RestoreOptions(self.folder / "new", name="web02", tpm_root=self.folder / "new" / "tpm")
-        point = list_restore_points(self.repository)[-1]
+        point = survey_restore_points(self.repository).points[-1]
         restore_vm(self.repository, point, self.ledger, options, NoProgress(), hypervisor=self.host)
 
     def roll_back(self) -> None:
         vm = self.host.find_vm("web01")
         self.host.shut_down(vm.uuid, 0)
-        point = list_restore_points(self.repository)[-1]
+        point = survey_restore_points(self.repository).points[-1]
         roll_back(self.repository, point, self.ledger, vm, NoProgress(), hypervisor=self.host)
 
 

@@ -17,7 +17,7 @@ from donjon.model.vm import Power
 from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
 from donjon.restore.in_place import SWAP_DEBT
-from donjon.restore_points import list_restore_points, load_manifest
+from donjon.restore_points import load_manifest, survey_restore_points
 from tests.fault.crashing_host import Folder, LastingHypervisor
 from tests.unit.backup.site import UUID, bitmaps, new_qcow2, new_raw, qemu_io, restored, truth
 from tests.unit.repository.disks import CHEAP, PASSWORD
@@ -108,11 +108,11 @@ def test_backup(world: World) -> None:
         world.run("back_up", number)
         folder = world.settled()
         assert folder.host.power(UUID) is Power.RUNNING, point
-        first, *more = list_restore_points(folder.repository)
+        first, *more = survey_restore_points(folder.repository).points
         assert (restored(folder.repository, first, "vda"), restored(folder.repository, first, "vdb")) == world.then
         assert bool(more) == (number >= committed), (point, number)
         folder.back_up()
-        last = list_restore_points(folder.repository)[-1]
+        last = survey_restore_points(folder.repository).points[-1]
         assert (restored(folder.repository, last, "vda"), restored(folder.repository, last, "vdb")) == world.now, point
         disk = load_manifest(folder.repository, last).disk("vda")
         assert disk

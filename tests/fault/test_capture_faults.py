@@ -30,6 +30,7 @@ POINTS = [
     "writer.before-snapshot",
     "writer.snapshot-saved",
     "backup.committed",
+    "backup.reread",
     "offline.bitmap-stale",
 ]
 

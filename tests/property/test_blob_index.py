@@ -73,6 +73,22 @@ def test_a_shelf_that_outgrows_its_latest_arrivals_forgets_nothing() -> None:
     assert index.packs == {b"\1" * 32, b"\2" * 32}
 
 
+@pytest.mark.parametrize("asked", [10, 63, 64, 1000])
+def test_what_is_missing_of_many_is_what_is_missing_of_each(asked: int) -> None:
+    chance = random.Random(asked)
+    content = [PackedBlob(chance.randbytes(32), chance.choice([*BlobType]), n, n + 1, 0) for n in range(1500)]
+    index = BlobIndex()
+    index.load([as_indexed(b"\1" * 32, content[:600])])
+    index.load([as_indexed(b"\2" * 32, content[500:700])])
+    index.add(b"\3" * 32, content[700:1200])
+    for _ in range(2):
+        chosen = chance.choices(content, k=asked)
+        expected = [at for at, blob in enumerate(chosen) if not index.has(BlobType.DATA, blob.id)]
+        assert expected
+        assert index.missing(BlobType.DATA, b"".join(blob.id for blob in chosen)) == expected
+        index.forget([b"\2" * 32])
+
+
 @pytest.mark.parametrize("ids", ["", "00", "zz" * 32, "00" * 31 + "é" * 2, "0" * 63, "00" * 33])
 def test_an_index_with_an_id_that_is_none_is_refused(ids: str) -> None:
     good = IndexedBlob("00" * 32, "data", 0, 40)

@@ -154,3 +154,10 @@ def test_a_disk_whose_name_leads_elsewhere_is_damage(target: str) -> None:
 
 def test_times_are_kept_in_utc() -> None:
     assert all(point.taken_at.tzinfo == UTC for point in POINTS)
+
+
+@pytest.mark.parametrize("when", ["2026-13-01", "yesterday", "2026-11-22T25:00", "zzzz"])
+def test_a_time_that_is_none_is_answered_with_the_forms_that_are(when: str) -> None:
+    with pytest.raises(ConfigError, match=f"cannot tell when '{when}' is") as caught:
+        find_restore_point(POINTS, "web", when)
+    assert "2026-11-23T08:30" in (caught.value.hint or "")

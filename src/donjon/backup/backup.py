@@ -1,63 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backup of one VM: hold it still, store its disks and all that belongs to it, commit, let it go."""
+"""Backup of one VM, or of several at one moment: hold still, store disks and what belongs to them, commit, let go."""
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from donjon import trace
+from donjon.backup.disk import DiskReport, DiskStorer, StoredDisk
+from donjon.backup.earlier import Earlier, load_earlier
 from donjon.backup.files import SideFiles, save_side_files
-from donjon.backup.image import ImageStats, choose_block_size, store_image
-from donjon.backup.method import Capture, CapturedDisk, Method
-from donjon.errors import ConfigError, HostError, IncompleteError, IntegrityError, StoreError
-from donjon.model.progress import Progress
-from donjon.model.restore_point import DiskPoint, LeftOut, Manifest, RestorePoint
-from donjon.model.vm import Vm
-from donjon.repository.block_map import BlockMap
-from donjon.repository.format.blob import BlobType
-from donjon.repository.repository import Repository
-from donjon.repository.writer import WriteOptions, Writer, writing
-from donjon.restore_points import (
-    MANIFEST_FORMAT,
-    PROGRAM,
-    disk_path,
-    find_disk_tree,
-    load_disk,
-    load_manifest,
-    safe_name,
-    save_disk,
-    save_restore_point,
-    survey_restore_points,
+from donjon.backup.method import Capture, GroupMethod, Method
+from donjon.backup.reread import Expected, reread
+from donjon.backup.sample import USUAL_SAMPLING, Sampling
+from donjon.errors import (
+    ConfigError,
+    DonjonError,
+    HostError,
+    IncompleteError,
+    IntegrityError,
+    RepositoryLockedError,
+    StoreError,
 )
+from donjon.model.progress import Progress
+from donjon.model.restore_point import LeftOut, Manifest, RestorePoint
+from donjon.model.vm import Vm
+from donjon.repository.repository import Repository
+from donjon.repository.store import FileType
+from donjon.repository.writer import WriteOptions, Writer, writing
+from donjon.restore_points import MANIFEST_FORMAT, PROGRAM, safe_name, save_restore_point
+
+__all__ = ["BackupReport", "DiskReport", "GroupIncompleteError", "back_up", "back_up_together"]
 
 _LONGEST_NAME = 255
 """Of a file, in bytes; as Linux has it."""
 
-_REPAIR = "run `donjon check`, and `donjon repair index` before the next backup"
-
-
-@dataclass(frozen=True, slots=True)
-class DiskReport:
-    """What became of a disk; sizes in bytes, as in ImageStats. `reason` says what was known beforehand."""
-
-    target: str
-    size: int
-    read: int
-    zero: int
-    kept: int
-    added: int
-    stored: int
-    reason: str
-
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup did. `still_s` is how long the VM was held still, `stored` what the repository grew by in bytes."""
+    """What a backup did. `still_s` is how long the VM was held still, `stored` what the repository grew by in bytes.
+
+    `frozen_s` and `group` are as in Manifest.
+    """
 
     restore_point: RestorePoint
     disks: tuple[DiskReport, ...]
@@ -66,31 +54,45 @@ class BackupReport:
     stored: int
     still_s: float
     duration_s: float
+    frozen_s: float | None = None
+    group: str | None = None
 
 
-class _StoredDisk(NamedTuple):
-    """A disk that is in the repository; `tree` is the id of its directory."""
+class GroupIncompleteError(IncompleteError):
+    """Of several VMs some have a restore point (`reports`), while something failed for others, or afterwards.
 
-    point: DiskPoint
-    report: DiskReport
-    tree: bytes
-
-
-class _Before(NamedTuple):
-    """The restore point to build upon: what it says, and the maps and trees of its disks by target.
-
-    `is_whole` is False where some of it is lost.
+    `failures` by the VM's name; what failed after all were stored is not in it.
     """
 
-    point: RestorePoint | None
-    manifest: Manifest | None
-    maps: Mapping[str, BlockMap]
-    trees: Mapping[str, bytes]
-    is_whole: bool
-    notes: tuple[str, ...]
+    def __init__(
+        self, message: str, reports: Sequence[BackupReport], failures: Mapping[str, DonjonError], hint: str | None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.reports = tuple(reports)
+        self.failures = dict(failures)
 
 
-def back_up(vm: Vm, method: Method, repository: Repository, options: WriteOptions, progress: Progress) -> BackupReport:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is the same for all VMs that are backed up together."""
+
+    repository: Repository
+    method: str
+    sampling: Sampling
+    progress: Progress
+    begun_at: datetime
+    begun_s: float
+    group: str | None = None
+
+
+def back_up(
+    vm: Vm,
+    method: Method,
+    repository: Repository,
+    options: WriteOptions,
+    progress: Progress,
+    sampling: Sampling = USUAL_SAMPLING,
+) -> BackupReport:
     """Make a restore point of a VM.
 
     Raises:
@@ -98,52 +100,148 @@ def back_up(vm: Vm, method: Method, repository: Repository, options: WriteOption
         RefusedError, HostError: the VM cannot be held still, or an image not be read.
         StoreError: the repository cannot be written. Whatever is raised so far: no restore point came into being, the
             VM and its host are as they were, and what was stored already will not have to be stored again.
+        IntegrityError, StoreError: the restore point that was made could not be read back (the message says so): it is
+            not to be relied upon, and the next backup does not build upon it.
         IncompleteError: the restore point is there, but something could not be put back, and is still owed.
     """
     _check_names(vm)
-    begun_at, begun_s = datetime.now(UTC), time.monotonic()
-    committed: list[RestorePoint] = []
+    job = _Job(repository, method.name, sampling, progress, datetime.now(UTC), time.monotonic())
+    reports: list[BackupReport] = []
     try:
         with (
             writing(repository, options) as writer,
-            _load_before(repository, vm) as before,
-            method.capture(vm, before.manifest) as capture,
+            load_earlier(repository, vm) as earlier,
+            method.capture(vm, earlier.manifest) as capture,
         ):
             taken_at, still_s = datetime.now(UTC), time.monotonic()
-            stored = [_store_disk(disk, vm, writer, repository, before, progress) for disk in capture.disks]
-            beside = save_side_files(writer, vm.name, vm.side_files)
-            writer.flush()
-            capture.verify()
-            manifest = _manifest(capture, method, taken_at, stored, beside, before.notes)
-            committed.append(
-                save_restore_point(
-                    writer,
-                    manifest,
-                    definition=vm.definition,
-                    disks={disk.point.target: disk.tree for disk in stored},
-                    files=beside.directory,
-                    begun_at=begun_at,
-                    previous=before.point,
-                    previous_disks=before.trees,
-                )
-            )
-            trace.reached("backup.committed")
+            reports.append(_make_point(capture, writer, earlier, job, taken_at))
             capture.commit()
     except (HostError, StoreError) as error:
-        if not committed:
+        if not reports:
             raise
         raise IncompleteError(
-            f"the restore point {committed[0].id[:8]} of {vm.name} was made, but: {error}", hint=error.hint
+            f"the restore point {reports[0].restore_point.id[:8]} of {vm.name} was made, but: {error}", hint=error.hint
         ) from error
     ended_s = time.monotonic()
+    return replace(reports[0], still_s=ended_s - still_s, duration_s=ended_s - job.begun_s)
+
+
+def back_up_together(
+    vms: Sequence[Vm],
+    method: GroupMethod,
+    repository: Repository,
+    options: WriteOptions,
+    progress: Progress,
+    sampling: Sampling = USUAL_SAMPLING,
+) -> list[BackupReport]:
+    """Make a restore point of each of several VMs, all of one moment; they have the same `group`.
+
+    If one cannot be captured, none is. If one cannot be stored, the others are.
+
+    Raises:
+        ConfigError, RefusedError, HostError, StoreError: as `back_up`; no restore point came into being.
+        GroupIncompleteError: some did, or something could not be put back afterwards.
+    """
+    for vm in vms:
+        _check_names(vm)
+    group = secrets.token_hex(8)
+    job = _Job(repository, method.name, sampling, progress, datetime.now(UTC), time.monotonic(), group)
+    reports: list[BackupReport] = []
+    failures: dict[str, DonjonError] = {}
+    try:
+        # This writer adds nothing: nobody prunes before all is stored, and an unfit repository shows before a freeze.
+        with writing(repository, options), ExitStack() as held:
+            earlier = [held.enter_context(load_earlier(repository, vm)) for vm in vms]
+            since = [(vm, before.manifest) for vm, before in zip(vms, earlier, strict=True)]
+            captures = held.enter_context(method.capture_together(since))
+            taken_at = datetime.now(UTC)
+            failures = _store_each(list(zip(captures, earlier, strict=True)), options, job, taken_at, reports)
+    except (HostError, StoreError) as error:
+        if not reports:
+            raise
+        raise _incomplete(reports, failures, str(error), error.hint) from error
+    if failures:
+        first = next(iter(failures.values()))
+        if not reports:
+            raise first
+        raise _incomplete(reports, failures, None, first.hint) from first
+    return reports
+
+
+def _store_each(
+    captured: Sequence[tuple[Capture, Earlier]],
+    options: WriteOptions,
+    job: _Job,
+    taken_at: datetime,
+    reports: list[BackupReport],
+) -> dict[str, DonjonError]:
+    """Store and commit VM after VM, whatever becomes of others; adds to `reports`, returns what failed by VM."""
+    failures: dict[str, DonjonError] = {}
+    for capture, earlier in captured:
+        try:
+            with writing(job.repository, options) as writer:
+                reports.append(_make_point(capture, writer, earlier, job, taken_at))
+            capture.commit()
+        except (HostError, StoreError, IntegrityError, RepositoryLockedError) as error:
+            failures[capture.vm.name] = error
+    return failures
+
+
+def _incomplete(
+    reports: Sequence[BackupReport], failures: Mapping[str, DonjonError], afterwards: str | None, hint: str | None
+) -> GroupIncompleteError:
+    made = ", ".join(f"{it.restore_point.id[:8]} of {it.restore_point.vm_name}" for it in reports)
+    failed = [f"{name}: {error}" for name, error in failures.items()] + ([afterwards] if afterwards else [])
+    return GroupIncompleteError(
+        f"the restore points {made} were made, but: {'; '.join(failed)}", reports, failures, hint
+    )
+
+
+def _make_point(capture: Capture, writer: Writer, earlier: Earlier, job: _Job, taken_at: datetime) -> BackupReport:
+    """Store a captured VM, and read back what leads to it: from then on the next backup may build upon it."""
+    vm, repository = capture.vm, job.repository
+    still_s = time.monotonic()
+    old_indexes = {info.name for info in repository.store.list(FileType.INDEX)}
+    storer = DiskStorer(vm.name, writer, repository, earlier, job.sampling, taken_at, job.progress)
+    with ExitStack() as held:
+        stored = []
+        for disk in capture.disks:
+            target = disk.disk.target
+            stored.append(storer.store(disk, target if job.group is None else f"{vm.name} {target}"))
+            held.enter_context(stored[-1].block_map)
+        beside = save_side_files(writer, vm.name, vm.side_files)
+        writer.flush()
+        capture.verify()
+        manifest = _manifest(capture, job, taken_at, stored, beside, earlier.notes)
+        trees = {disk.point.target: disk.tree for disk in stored}
+        point = save_restore_point(
+            writer,
+            manifest,
+            definition=vm.definition,
+            disks=trees,
+            files=beside.directory,
+            begun_at=job.begun_at,
+            previous=earlier.point,
+            previous_disks=earlier.trees,
+            live_definition=capture.live_definition,
+        )
+        trace.reached("backup.committed")
+        # Maps that are as before were read from the store when this backup began.
+        new = {it.point.target: it.block_map for it in stored if it.tree != earlier.trees.get(it.point.target)}
+        definitions = (vm.definition, capture.live_definition)
+        reread(repository, Expected(point, manifest, *definitions, trees, new, writer.packs, old_indexes))
+        trace.reached("backup.reread")
+    ended_s = time.monotonic()
     return BackupReport(
-        restore_point=committed[0],
+        restore_point=point,
         disks=tuple(disk.report for disk in stored),
         left_out=capture.left_out,
         notes=manifest.notes,
         stored=writer.written.stored,
         still_s=ended_s - still_s,
-        duration_s=ended_s - begun_s,
+        duration_s=ended_s - job.begun_s,
+        frozen_s=capture.frozen_s,
+        group=job.group,
     )
 
 
@@ -163,9 +261,9 @@ def _check_names(vm: Vm) -> None:
 
 def _manifest(
     capture: Capture,
-    method: Method,
+    job: _Job,
     taken_at: datetime,
-    stored: Sequence[_StoredDisk],
+    stored: Sequence[StoredDisk],
     beside: SideFiles,
     notes: tuple[str, ...],
 ) -> Manifest:
@@ -177,87 +275,13 @@ def _manifest(
         vm_name=vm.name,
         host=vm.host,
         taken_at=taken_at,
-        method=method.name,
+        method=job.method,
         consistency=capture.consistency.name.lower(),
         disks=tuple(disk.point for disk in stored),
         side_files=beside.points,
         left_out=capture.left_out,
         labels=vm.labels,
-        notes=notes + capture.notes + beside.notes,
+        notes=(*notes, *(note for disk in stored for note in disk.notes), *capture.notes, *beside.notes),
+        frozen_s=capture.frozen_s,
+        group=job.group,
     )
-
-
-@contextmanager
-def _load_before(repository: Repository, vm: Vm) -> Iterator[_Before]:
-    """The VM's last restore point. A disk whose map is damaged or lost there is as good as new."""
-    survey = survey_restore_points(repository)
-    last = next((point for point in reversed(survey.points) if point.vm_uuid == vm.uuid), None)
-    maps: dict[str, BlockMap] = {}
-    trees: dict[str, bytes] = {}
-    notes: list[str] = []
-    with ExitStack() as held:
-        manifest = _load_manifest(repository, last, notes) if last else None
-        if last and manifest:
-            for disk in manifest.disks:
-                try:
-                    trees[disk.target] = find_disk_tree(repository, last, disk)
-                    maps[disk.target] = held.enter_context(load_disk(repository, last, disk))
-                except (IntegrityError, StoreError) as error:
-                    notes.append(f"the last restore point of {disk.target} is of no use: {error}; {_REPAIR}")
-            manifest = replace(manifest, disks=tuple(disk for disk in manifest.disks if disk.target in maps))
-        yield _Before(last, manifest, maps, trees, not notes, (*survey.damaged, *notes))
-
-
-def _load_manifest(repository: Repository, point: RestorePoint, notes: list[str]) -> Manifest | None:
-    try:
-        return load_manifest(repository, point)
-    except (IntegrityError, StoreError) as error:
-        notes.append(f"the last restore point is of no use: {error}; {_REPAIR}")
-        return None
-
-
-def _store_disk(
-    captured: CapturedDisk, vm: Vm, writer: Writer, repository: Repository, before: _Before, progress: Progress
-) -> _StoredDisk:
-    target, size = captured.disk.target, captured.source.size
-    previous = before.maps.get(target)
-    block_size = previous.block_size if previous else choose_block_size(size)
-    progress.begin(target, size)
-    block_map, stats = store_image(
-        captured.source,
-        block_size,
-        writer,
-        previous=previous,
-        has_blob=lambda blob: repository.has_blob(BlobType.DATA, blob),
-        progress=progress.advance,
-    )
-    with block_map:
-        if previous is not None and block_map.equals(previous):
-            tree = before.trees[target]
-        else:
-            is_lost = previous is None and not before.is_whole
-            tree = save_disk(writer, target, block_map, _mtime_ns(captured, is_lost=is_lost))
-    point = DiskPoint(
-        target=target,
-        path=disk_path(vm.name, target),
-        size=size,
-        block_size=block_size,
-        source=captured.disk.source,
-        image_format=captured.image_format,
-        image_options=captured.image_options,
-        stamps=captured.stamps,
-        checkpoint=captured.checkpoint,
-        had_internal_snapshots=captured.had_internal_snapshots,
-    )
-    return _StoredDisk(point, _report(target, size, stats, captured.reason), tree)
-
-
-def _mtime_ns(captured: CapturedDisk, *, is_lost: bool) -> int:
-    """The image's; another where the index may name a directory of the disk that is lost: it is stored anew then."""
-    if is_lost:
-        return time.time_ns()
-    return captured.stamps[0].mtime_ns if captured.stamps else 0
-
-
-def _report(target: str, size: int, stats: ImageStats, reason: str) -> DiskReport:
-    return DiskReport(target, size, stats.read, stats.zero, stats.kept, stats.added, stats.stored, reason)

@@ -43,6 +43,15 @@ def choose_disks(vm: Vm, skip: Collection[str], *, include_isos: bool) -> tuple[
     return chosen, tuple(left_out)
 
 
+def images_of(vm: Vm, targets: Collection[str]) -> set[tuple[str, str | None, str | None, str | None]]:
+    """What the VM's disks are, whatever medium is in its other drives."""
+    return {
+        (disk.target, disk.source, disk.remote, disk.image_format)
+        for disk in vm.disks
+        if disk.target in targets or disk.device in (Device.DISK, Device.LUN)
+    }
+
+
 def _reason_to_leave_out(disk: Disk, skip: Collection[str], *, include_isos: bool) -> str | None:
     if disk.target in skip:
         return "the operator said so"

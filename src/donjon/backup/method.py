@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,8 +36,12 @@ class Capture:
     """A VM that holds still.
 
     `verify` raises HostError if it did not after all; it must be called when the last byte has been read, before
-    anything is committed, and closes the disks. `commit` is called when the restore point is durable: from then on it
-    is what the next backup builds upon.
+    anything is committed, and closes the disks. `commit` is called when the restore point is durable and has been read
+    back: from then on it is what the next backup builds upon. Without it, what was begun for the next backup is undone
+    when the capture is left, with an exception or without.
+
+    `frozen_s` is how long the guest's file systems were frozen, in seconds; None where nothing was to be frozen.
+    `live_definition` is the XML of the guest as it ran, with what was plugged in meanwhile; None if it did not run.
     """
 
     vm: Vm
@@ -47,6 +51,8 @@ class Capture:
     notes: tuple[str, ...]
     verify: Callable[[], None]
     commit: Callable[[], None]
+    frozen_s: float | None = None
+    live_definition: str | None = None
 
 
 class Method(Protocol):
@@ -67,5 +73,23 @@ class Method(Protocol):
         Raises:
             RefusedError: it cannot be done without something that the operator has not allowed.
             HostError: the host, the guest or an image stands in the way.
+        """
+        ...
+
+
+class GroupMethod(Method, Protocol):
+    """A way of backing up that can take several VMs at one point in time."""
+
+    def capture_together(self, vms: Sequence[tuple[Vm, Manifest | None]]) -> AbstractContextManager[list[Capture]]:
+        """Hold all these VMs still at one moment; the captures are in the order of `vms`.
+
+        Each is committed on its own: what one has begun for its next backup is undone on leaving if it was not, while
+        the others keep theirs. If one VM cannot be captured, none is.
+
+        Args:
+            vms: each with the restore point that its CLEAN extents refer to, if there is one.
+
+        Raises:
+            RefusedError, HostError: as `capture`.
         """
         ...

@@ -11,11 +11,12 @@ from donjon.model.extent import Extent, Kind, check_cover
 
 
 class Action(Enum):
-    """What to do with a block."""
+    """What to do with a block. COMPARE: keep it, and read it to see whether that is right."""
 
     READ = "read"
     ZERO = "zero"
     KEEP = "keep"
+    COMPARE = "compare"
 
 
 class Run(NamedTuple):

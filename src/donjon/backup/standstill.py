@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from donjon import trace
+from donjon.backup.disks import images_of
 from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.model.restore_point import Consistency
-from donjon.model.vm import Device, Power, Vm
+from donjon.model.vm import Power, Vm
 from donjon.state.ledger import Ledger
 
 START_DEBT = "guest.start"
@@ -57,7 +58,7 @@ class Standstill:
         """
         if self.hypervisor is None:
             return
-        if _images(self.hypervisor.find_vm(self.vm.uuid), targets) != _images(self.vm, targets):
+        if images_of(self.hypervisor.find_vm(self.vm.uuid), targets) != images_of(self.vm, targets):
             raise HostError(
                 f"cannot back up {self.vm.name}: its disks were changed meanwhile",
                 hint="try again; a disk attached to a running guest stays only if its definition has it, too",
@@ -108,17 +109,8 @@ def standing_still(
     else:
         raise RefusedError(
             f"cannot back up {vm.name}: it is running",
-            hint="add --shutdown to shut it down and start it again afterwards, or --suspend to stop it meanwhile",
+            hint="let it be backed up live, or add --shutdown to shut it down meanwhile, or --suspend to stop it",
         )
-
-
-def _images(vm: Vm, targets: Collection[str]) -> set[tuple[str, str | None, str | None, str | None]]:
-    """What the VM's disks are, whatever medium is in its other drives."""
-    return {
-        (disk.target, disk.source, disk.remote, disk.image_format)
-        for disk in vm.disks
-        if disk.target in targets or disk.device in (Device.DISK, Device.LUN)
-    }
 
 
 def _shut_down(vm: Vm, hypervisor: Hypervisor, timeout_s: float) -> None:

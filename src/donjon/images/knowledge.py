@@ -6,9 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from donjon.images.bitmaps import can_have_bitmaps
 from donjon.images.image_info import Bitmap, ImageInfo
 from donjon.images.stamps import changed_files, rebooted, same_stamps
 from donjon.model.restore_point import DiskPoint
+
+_NEW = "there is no earlier restore point of this disk"
+_NO_BITMAP = "no bitmap was begun at the last restore point"
 
 
 class Known(Enum):
@@ -42,16 +46,45 @@ def clean_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
         since: the disk in the restore point to build upon; None: there is none.
     """
     if since is None:
-        return _nothing("there is no earlier restore point of this disk")
-    if info.size != since.size:
-        return _nothing(f"the disk was resized from {since.size} to {info.size} bytes")
-    if info.format != since.image_format:
-        return _nothing(f"the image was {since.image_format} and is {info.format} now")
+        return _nothing(_NEW)
+    if problem := _problem_of_kind(info, since):
+        return _nothing(problem)
     if same_stamps(info.stamps, since.stamps):
         return Knowledge(Known.UNCHANGED, "no file of the image has changed since the last restore point")
     if info.format != "qcow2":
         return _nothing(_doubt_about(info, since))
     return _bitmap_since(info, since)
+
+
+def tracked_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
+    """Judge what need not be read again of an image that a running guest has open, as far as can be told from outside.
+
+    BITMAP: what its bitmap does not call dirty is clean, if it is there and whole, which only the guest's QEMU knows.
+
+    Args:
+        info: of the image now.
+        since: as for `clean_since`.
+    """
+    if since is None:
+        return _nothing(_NEW)
+    if problem := _problem_of_kind(info, since):
+        return _nothing(problem)
+    if not can_have_bitmaps(info):
+        version = " of version 2" if info.format == "qcow2" else ""
+        return _nothing(f"the guest writes to the image, and {info.format} images{version} keep no record of changes")
+    if since.checkpoint is None:
+        return _nothing(_NO_BITMAP)
+    if problem := _problem_behind(info, since):
+        return _nothing(problem)
+    return Knowledge(Known.BITMAP, "the bitmap kept by the running guest tells what has changed", since.checkpoint)
+
+
+def _problem_of_kind(info: ImageInfo, since: DiskPoint) -> str | None:
+    if info.size != since.size:
+        return f"the disk was resized from {since.size} to {info.size} bytes"
+    if info.format != since.image_format:
+        return f"the image was {since.image_format} and is {info.format} now"
+    return None
 
 
 def _doubt_about(info: ImageInfo, since: DiskPoint) -> str:
@@ -67,7 +100,7 @@ def _doubt_about(info: ImageInfo, since: DiskPoint) -> str:
 
 def _bitmap_since(info: ImageInfo, since: DiskPoint) -> Knowledge:
     if since.checkpoint is None:
-        return _nothing("the image has changed, and no bitmap was begun at the last restore point")
+        return _nothing(f"the image has changed, and {_NO_BITMAP}")
     bitmap = next((bitmap for bitmap in info.bitmaps if bitmap.name == since.checkpoint), None)
     if problem := _problem_of(bitmap) or _problem_behind(info, since):
         return _nothing(problem)

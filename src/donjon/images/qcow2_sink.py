@@ -41,8 +41,7 @@ def open_qcow2(path: Path, size: int, options: Mapping[str, str]) -> Iterator[Qc
         HostError: QEMU cannot make it, or not write it to the end.
         IntegrityError: an option has a value that is none.
     """
-    wanted = ",".join(f"{name}={_checked(name, options[name])}" for name in OPTIONS if name in options)
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *(["-o", wanted] if wanted else [])]
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *creation_options(options)]
     sectors_size = -(-size // SECTOR) * SECTOR
     done = run([*argv, "--", path, str(sectors_size)], timeout_s=CREATE_TIMEOUT_S, check=False)
     if done.returncode != 0:
@@ -50,6 +49,12 @@ def open_qcow2(path: Path, size: int, options: Mapping[str, str]) -> Iterator[Qc
     with exported(str(path), "--format", "qcow2", "--discard", "unmap") as client:
         yield Qcow2Sink(client)
         client.flush()
+
+
+def creation_options(options: Mapping[str, str]) -> list[str]:
+    """What tells `qemu-img create` to make an image with these options. Raises IntegrityError."""
+    wanted = ",".join(f"{name}={_checked(name, options[name])}" for name in OPTIONS if name in options)
+    return ["-o", wanted] if wanted else []
 
 
 def _checked(name: str, value: str) -> str:

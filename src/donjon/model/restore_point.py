@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 
 class Consistency(IntEnum):
@@ -35,6 +36,26 @@ class ImageStamp:
     boot_id: str = ""
 
 
+_LATEST_S = 1 << 37
+"""Some time in the year 6325, which a datetime can still hold."""
+
+
+class Comparison(NamedTuple):
+    """A stretch of a disk, in blocks, and when the bytes of each were last read and found to be those of the map.
+
+    `at` in seconds since 1970; 0: never, or nobody knows when.
+    """
+
+    start: int
+    blocks: int
+    at: int
+
+    @property
+    def when(self) -> datetime | None:
+        """The same time, None if it is not known."""
+        return datetime.fromtimestamp(self.at, UTC) if 0 < self.at < _LATEST_S else None
+
+
 @dataclass(frozen=True, slots=True)
 class DiskPoint:
     """One disk within a restore point.
@@ -42,6 +63,9 @@ class DiskPoint:
     Sizes in bytes. `path` is where the disk lies in the snapshot's tree ("/web01/vda/vda.raw"). `checkpoint` is the
     name of the change-tracking bitmap that began at this moment; `stamps` are those of the image and of every image
     behind it. `had_internal_snapshots` makes the bitmap useless as a base: a revert would not show in it.
+
+    `comparisons` tile the disk. `mismatch` says that a block which was said to be unchanged was not: everything was
+    read then, so that this restore point is right; those before it need not be.
     """
 
     target: str
@@ -54,6 +78,13 @@ class DiskPoint:
     stamps: tuple[ImageStamp, ...] = ()
     checkpoint: str | None = None
     had_internal_snapshots: bool = False
+    comparisons: tuple[Comparison, ...] = ()
+    mismatch: bool = False
+
+    @property
+    def all_compared_since(self) -> datetime | None:
+        """Since then every byte of the disk has been read and compared; None if that is not known."""
+        return min(self.comparisons, key=lambda known: known.at).when if self.comparisons else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +112,9 @@ class LeftOut:
 class Manifest:
     """All that a restore point says of itself: the text of its donjon.json.
 
-    `format` is the version of this very structure; `consistency` the name of a Consistency in lower case.
+    `format` is the version of this very structure; `consistency` the name of a Consistency in lower case. `frozen_s` is
+    how long the guest's file systems were frozen, in seconds, None if they were not. Restore points of several VMs that
+    were taken at one moment have the same `group`.
     """
 
     format: int
@@ -97,6 +130,8 @@ class Manifest:
     left_out: tuple[LeftOut, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    frozen_s: float | None = None
+    group: str | None = None
 
     def disk(self, target: str) -> DiskPoint | None:
         """The disk of that name, if it is in the restore point."""

@@ -11,6 +11,11 @@ from difflib import get_close_matches
 from donjon.errors import ConfigError
 from donjon.model.restore_point import RestorePoint
 
+_FORMS = (
+    "say latest, the first 4 or more digits of an id, or a time: 2026-11-23, 2026-11-23T08, 2026-11-23T08:30 or "
+    "2026-11-23T08:30:59, with Z or +01:00 behind it if it is not local"
+)
+
 
 def find_restore_point(points: Iterable[RestorePoint], name: str, when: str = "latest") -> RestorePoint:
     """The restore point that an operator means.
@@ -46,9 +51,10 @@ def find_restore_point(points: Iterable[RestorePoint], name: str, when: str = "l
         return of_vm[-1]
     if found := _by_time(of_vm, when):
         return found
+    first = of_vm[0].taken_at.astimezone()
     raise ConfigError(
-        f"cannot find a restore point of {name!r} at {when!r}",
-        hint="`donjon list` shows all; say latest, the first digits of an id, or a time like 2026-11-23T08:00",
+        f"cannot find a restore point of {name!r} at {when!r}: the first was taken at {first:%Y-%m-%d %H:%M:%S %Z}",
+        hint=f"`donjon list` shows all; {_FORMS}",
     )
 
 
@@ -74,8 +80,11 @@ def _by_id(points: list[RestorePoint], prefix: str) -> RestorePoint | None:
 def _by_time(points: list[RestorePoint], text: str) -> RestorePoint | None:
     try:
         end = _end_of(text)
-    except (ValueError, OverflowError):
-        return None
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot tell when {text!r} is: no restore point has an id that begins like that, and it is no time",
+            hint=_FORMS,
+        ) from error
     return next((point for point in reversed(points) if point.taken_at < end), None)
 
 

@@ -24,6 +24,7 @@ _REST = np.dtype(
 _ROW = struct.Struct("=24s4I")
 _SHELVES = 256
 _MOST_RECENT = 256
+_MANY = 64
 _TRIM_EVERY = 16
 _TREE_BIT = 1 << 31
 _TYPES = {"data": 0, "tree": _TREE_BIT}
@@ -76,10 +77,20 @@ class BlobIndex:
 
         Rows are numbered from 0 to len(self) - 1, anew after every `add` or `load`.
         """
+        return self._match(type, ids, self._starts())
+
+    def missing(self, type: BlobType, ids: bytes) -> list[int]:
+        """Which of many packed ids are in no pack that is there: their places in `ids`, ascending."""
+        doubtful: Iterable[int] = range(len(ids) // ID_LENGTH)
+        if len(ids) >= _MANY * ID_LENGTH and not self._lost:
+            doubtful = np.flatnonzero(self._match(type, ids, np.zeros(_SHELVES, np.int64)) < 0).tolist()
+        return [at for at in doubtful if not self.has(type, ids[at * ID_LENGTH : (at + 1) * ID_LENGTH])]
+
+    def _match(self, type: BlobType, ids: bytes, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of rows, counted from their shelf's start; -1 for what is in none or has just arrived."""
         wanted = np.frombuffer(ids, np.uint8).reshape(-1, ID_LENGTH)
         found = np.full(len(wanted), -1, np.int64)
         bit = _TREE_BIT if type is BlobType.TREE else 0
-        starts = self._starts()
         order = np.argsort(wanted[:, 0], kind="stable")
         ends = np.cumsum(np.bincount(wanted[:, 0], minlength=_SHELVES))
         for number in np.unique(wanted[:, 0]).tolist():
@@ -217,8 +228,9 @@ class _Shelf:
         return self._rows
 
     def match(self, ids: NDArray[np.uint8], type_bit: int) -> NDArray[np.int64]:
-        """For each id the number of a row of this type, -1 where there is none."""
-        rows = self.rows
+        """For each id the number of a row of this type, -1 where there is none but among the latest arrivals."""
+        self.sort()
+        rows = self._rows
         found = np.full(len(ids), -1, np.int64)
         wanted = np.ascontiguousarray(ids[:, :8]).view(">u8").ravel().astype(_KEY)
         tails = np.ascontiguousarray(ids[:, 8:]).view("V24").ravel()

@@ -15,11 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 
 from donjon.errors import DonjonError, IntegrityError, StoreError
 from donjon.repository import lock
 from donjon.repository.blob_index import BlobIndex
-from donjon.repository.check_report import CheckReport, Findings, Place
+from donjon.repository.check_report import CheckReport, Findings, Place, Problem
 from donjon.repository.check_trees import BACK_UP_AGAIN, READ_ALL_PACKS, Suspects, TreeCheck
 from donjon.repository.format.blob import PackedBlob, parse_id
 from donjon.repository.format.config import decode_config
@@ -71,6 +72,7 @@ class _Check:
         self._store = repository.store
         self._index_files: list[str] = []
         self._expected: dict[bytes, int] = {}  # sizes of packs, by the index
+        self._orphans: frozenset[bytes] = frozenset()  # packs that no index names
         self._progress = _Progress(progress)
 
     def run(self, read_data: Subset | None) -> CheckReport:
@@ -83,7 +85,7 @@ class _Check:
         trees = self._check_snapshots(snapshots)
         self._check_leftovers()
         return CheckReport(
-            errors=self._findings.errors,
+            errors=_without_vain_advice(self._findings.errors, can_repair=bool(self._orphans)),
             hints=self._findings.hints,
             index_files=len(self._index_files),
             packs=len(self._expected),
@@ -161,7 +163,8 @@ class _Check:
                 self._findings.error(file, sentence, BACK_UP_AGAIN)
             if size != expected:
                 self._suspects.packs.add(pack)
-        for pack in sorted(present.keys() - self._expected.keys()):
+        self._orphans = frozenset(present.keys() - self._expected.keys())
+        for pack in sorted(self._orphans):
             self._findings.hint(
                 FileName(FileType.PACK, pack.hex()),
                 "no index names the pack: an interrupted backup left it, or one that runs is writing it",
@@ -243,6 +246,24 @@ class _Progress:
         with self._guard:
             self.done += count
             self._tell(self.done, self.total)
+
+
+def _without_vain_advice(errors: tuple[Problem, ...], *, can_repair: bool) -> tuple[Problem, ...]:
+    """The same; where a repair of the index finds nothing more, blobs that are in none are lost: it is not advised."""
+    if can_repair or any(error.what.startswith(("index/", "data/")) for error in errors):
+        return errors
+    return tuple(
+        replace(error, next_step=_lost_for_good(error)) if error.next_step == BACK_UP_AGAIN else error
+        for error in errors
+    )
+
+
+def _lost_for_good(error: Problem) -> str:
+    snapshots = " ".join(dict.fromkeys(place.snapshot[:8] for place in error.affected))
+    return (
+        "back up again: what the source still has is stored anew. What is still missing then cannot be saved; "
+        f"`restic forget {snapshots}` removes the restore points that need it"
+    )
 
 
 def _expected_size(pack: IndexedPack) -> tuple[bytes, int]:

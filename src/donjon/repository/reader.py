@@ -26,6 +26,7 @@ from donjon.repository.store import FileName, FileType
 _CACHE = 64 << 20
 _PART = 4 << 20
 _READ_AHEAD = 4
+_REMEMBERED = 64
 _STREAM_FROM = 8 << 20
 
 
@@ -70,10 +71,33 @@ class BlobCache:
                 self._size -= len(self._blobs.popitem(last=False)[1])
 
 
+class _Lately:
+    """The numbers added last, up to so many. Thread-safe."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._numbers: OrderedDict[int, None] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._numbers
+
+    def add(self, number: int) -> bool:
+        """Take a number up; whether it was there already."""
+        with self._guard:
+            known = number in self._numbers
+            self._numbers[number] = None
+            self._numbers.move_to_end(number)
+            if len(self._numbers) > self._capacity:
+                self._numbers.popitem(last=False)
+            return known
+
+
 class Image:
     """A disk in the repository, readable at any place from several threads.
 
-    Whoever reads on where the last read ended gets the next blocks read ahead. Use it in a `with` block.
+    Whoever comes to a block from the one before it gets the next ones read ahead, however many readers there are, as a
+    booting guest that reads several files at a time. Use it in a `with` block.
     """
 
     def __init__(self, repository: Repository, block_map: BlockMap, cache: BlobCache | None = None) -> None:
@@ -81,8 +105,9 @@ class Image:
         self.size = block_map.size
         self._cache = cache or BlobCache(repository)
         self._ahead = ThreadPoolExecutor(_READ_AHEAD, "donjon-read-ahead")
-        self._expected = 0  # where a reader who reads on would go on
-        self._asked = 0  # blocks before this one have been asked for already
+        self._read = _Lately(_REMEMBERED)
+        self._asked = _Lately(_REMEMBERED * _READ_AHEAD)
+        self._read.add(-1)  # the beginning is read as if by one who reads on
 
     def __enter__(self) -> Self:
         return self
@@ -104,9 +129,8 @@ class Image:
         if offset < 0 or length < 0:
             raise ValueError("negative offset or length")
         end = min(offset + length, self.size)
-        if offset == self._expected:
-            self._read_ahead(end)
-        self._expected = end
+        if offset < end:
+            self._read_ahead(offset // self.block_map.block_size, (end - 1) // self.block_map.block_size)
         parts = []
         while offset < end:
             block, within = divmod(offset, self.block_map.block_size)
@@ -123,12 +147,14 @@ class Image:
             raise IntegrityError(f"cannot read block {block} of a disk: {len(plaintext)} bytes instead of {expected}")
         return plaintext
 
-    def _read_ahead(self, end: int) -> None:
-        first = -(-end // self.block_map.block_size)
-        stop = min(first + _READ_AHEAD, self.block_map.blocks)
-        for block in range(max(first, self._asked), stop):
-            self._ahead.submit(self._warm, block)
-        self._asked = stop
+    def _read_ahead(self, first: int, last: int) -> None:
+        """Blocks `first` to `last` are about to be read."""
+        read_before = self._read.add(last)
+        if read_before or not (first < last or first - 1 in self._read):
+            return
+        for block in range(last + 1, min(last + 1 + _READ_AHEAD, self.block_map.blocks)):
+            if not self._asked.add(block):
+                self._ahead.submit(self._warm, block)
 
     def _warm(self, block: int) -> None:
         with suppress(DonjonError):  # whoever comes to need it will be told

@@ -21,7 +21,7 @@ from donjon.repository.format.blob import BlobType, PackedBlob, blob_id
 from donjon.repository.format.compression import decompress
 from donjon.repository.format.config import VERSION, Config, decode_config, encode_config, new_config
 from donjon.repository.format.crypto import OVERHEAD, Buffer, SecretKey, open_sealed, seal
-from donjon.repository.format.index_file import decode_index
+from donjon.repository.format.index_file import decode_index, encode_index
 from donjon.repository.format.keyfile import Scrypt
 from donjon.repository.format.snapshot import Snapshot, decode_snapshot
 from donjon.repository.sealed_files import SealedFiles
@@ -31,7 +31,7 @@ CONFIG = FileName(FileType.CONFIG)
 
 
 class Repository:
-    """An open repository. Reading is thread-safe."""
+    """An open repository. Thread-safe: many may read it, and several writers add to it, each with a lock of its own."""
 
     def __init__(self, store: Store, key: SecretKey, config: Config) -> None:
         self.store = store
@@ -41,7 +41,9 @@ class Repository:
         self._index: BlobIndex | None = None
         self._indexed: set[str] = set()
         self._unread: set[str] = set()
+        self._unindexed: dict[bytes, list[PackedBlob]] = {}  # packs that are saved, but in no index file yet
         self._guard = threading.RLock()
+        self._indexing = threading.Lock()
 
     @classmethod
     def create(cls, store: Store, password: str, *, scrypt: Scrypt | None = None) -> Self:
@@ -142,27 +144,50 @@ class Repository:
             present = {bytes.fromhex(info.name) for info in self.store.list(FileType.PACK)}
             lost = self.index.packs - present
             self.index.forget(lost)
+            for pack in self._unindexed.keys() - present:
+                del self._unindexed[pack]
             return len(lost)
 
-    def forget_index(self) -> None:
-        """Load the index anew when it is next needed: it says what no index file says."""
-        with self._guard:
-            self._index = None
-
-    def took_index(self, name: str) -> None:
-        """Note that what an index file says is in the index already: we wrote it."""
-        with self._guard:
-            self._indexed.add(name)
-
     def add_pack(self, pack: bytes, blobs: list[PackedBlob]) -> None:
-        """Take up a pack that has just been saved."""
+        """Take up a pack that has just been saved. Whoever commits calls `index_packs` first."""
         with self._guard:
             self.index.add(pack, blobs)
+            self._unindexed[pack] = blobs
+
+    @property
+    def unindexed_blobs(self) -> int:
+        """How many blobs are in packs that no index file names yet."""
+        with self._guard:
+            return sum(map(len, self._unindexed.values()))
+
+    def index_packs(self) -> None:
+        """Have an index file name the packs that none names yet, whichever writer saved them.
+
+        One writer finds what another has just stored, and must not rely on that one to index it.
+
+        Raises:
+            StoreError: it cannot be written; they are indexed the next time.
+        """
+        with self._indexing:
+            with self._guard:
+                packs = list(self._unindexed.items())
+            if not packs:
+                return
+            name = self.files.save(FileType.INDEX, encode_index(packs))
+            with self._guard:
+                self._indexed.add(name)
+                for pack, _ in packs:
+                    self._unindexed.pop(pack, None)
 
     def has_blob(self, type: BlobType, blob: bytes) -> bool:
         """Whether a blob is in the repository, by its index."""
         with self._guard:
             return self.index.has(type, blob)
+
+    def missing(self, type: BlobType, ids: bytes) -> list[int]:
+        """Which of many packed ids name no blob in the repository, by its index: their places, ascending."""
+        with self._guard:
+            return self.index.missing(type, ids)
 
     def locations(self, type: BlobType, blob: bytes) -> list[Location]:
         """Every place where a blob is."""

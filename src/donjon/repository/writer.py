@@ -24,7 +24,6 @@ from donjon.repository.format.blob import BlobType, PackedBlob, blob_id
 from donjon.repository.format.compression import FASTEST, CompressionStream, Compressor, compress_small, decompress
 from donjon.repository.format.config import VERSION
 from donjon.repository.format.crypto import Buffer, open_sealed, seal, seal_stream
-from donjon.repository.format.index_file import encode_index
 from donjon.repository.format.pack import encode_header
 from donjon.repository.format.snapshot import Snapshot, encode_snapshot
 from donjon.repository.ordered import map_ordered, worker_count
@@ -121,11 +120,18 @@ class _Content:
 class Writer:
     """Adds to a repository whose lock is held. Only `prepare` may be called from several threads.
 
+    Several writers may share a repository: what one has stored, the others find.
+
     Leaving the block without `flush` keeps what was finished, indexed, for a later run to find; it commits nothing.
+
+    Attributes:
+        written: what was added so far.
+        packs: ids of the packs saved so far.
     """
 
     def __init__(self, repository: Repository, held: lock.Lock, options: WriteOptions) -> None:
         self.written = Written()
+        self.packs: list[bytes] = []
         self._repository = repository
         self._lock = held
         self._options = options
@@ -137,7 +143,6 @@ class Writer:
         self._workers = ThreadPoolExecutor(self._worker_count, "donjon-seal")
         self._savers = ThreadPoolExecutor(_PACKS_IN_FLIGHT, "donjon-save")
         self._saving: deque[Future[None]] = deque()
-        self._unindexed: list[tuple[bytes, list[PackedBlob]]] = []
         self._indexed_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -147,14 +152,10 @@ class Writer:
         self._workers.shutdown(cancel_futures=True)
         self._savers.shutdown()
         try:
-            if self._unindexed:
-                self._save_index()
+            self._save_index()
         except DonjonError:
             if error is None:
                 raise
-        finally:
-            if self._unindexed:
-                self._repository.forget_index()  # it knows packs that no index file names
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
         """Results of `function`, called by the workers, in the order of the items; only a few items ahead."""
@@ -231,8 +232,7 @@ class Writer:
                 raise IntegrityError(
                     f"cannot commit: {len(self._claimed)} blobs that others may rely on were prepared, but never added"
                 )
-            if self._unindexed:
-                self._save_index()
+        self._save_index()
 
     def save_snapshot(self, snapshot: Snapshot) -> str:
         """Commit: from here on the snapshot exists. Flushes first; returns the snapshot's id."""
@@ -293,19 +293,20 @@ class Writer:
             if isinstance(piece, Spool):
                 piece.close()
         with self._guard:
-            self._repository.add_pack(digest.digest(), pack.blobs)
+            self.packs.append(digest.digest())
+            self._repository.add_pack(self.packs[-1], pack.blobs)
             self._claimed.difference_update((blob.type, blob.id) for blob in pack.blobs)
-            self._unindexed.append((digest.digest(), pack.blobs))
-            many = sum(len(blobs) for _, blobs in self._unindexed) >= _BLOBS_PER_INDEX
-            if many or time.monotonic() - self._indexed_s > _INDEX_AFTER_S:
-                self._save_index()
+        late = time.monotonic() - self._indexed_s > _INDEX_AFTER_S
+        if late or self._repository.unindexed_blobs >= _BLOBS_PER_INDEX:
+            self._save_index()
 
     def _save_index(self) -> None:
+        """Also for what other writers have stored: it may be in what this one is about to commit."""
+        if not self._repository.unindexed_blobs:
+            return
         self._lock.verify()
-        name = self._repository.files.save(FileType.INDEX, encode_index(self._unindexed))
+        self._repository.index_packs()
         trace.reached("writer.index-saved")
-        self._repository.took_index(name)
-        self._unindexed = []
         self._indexed_s = time.monotonic()
 
 

@@ -127,16 +127,12 @@ def save_disk(
         block_size,
         writer,
         previous=previous,
-        has_blob=lambda blob: writer_has(writer, blob),
+        find_missing=lambda ids: writer._repository.missing(BlobType.DATA, ids),
         progress=lambda _: None,
     )
     with block_map:
         node = file_node("vda.raw", size=block_map.size, mtime_ns=1, inode=1)
         return stats, writer.save_tree(encode_parts([(node, block_map.parts())]))
-
-
-def writer_has(writer: Writer, blob: bytes) -> bool:
-    return writer._repository.has_blob(BlobType.DATA, blob)
 
 
 def save_point(writer: Writer, tree: bytes, name: str = "vm") -> str:

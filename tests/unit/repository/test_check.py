@@ -343,3 +343,13 @@ def test_only_the_subset_is_read() -> None:
     packs = [save_pack(repository, [(BlobType.DATA, bytes([number]))]) for number in range(8)]
     chosen = Subset.parse("1/2").choose(dict.fromkeys(packs, 1))
     assert check(repository, read_data=Subset.parse("1/2")).packs_read == len(chosen)
+
+
+def test_what_no_repair_can_find_is_answered_with_the_restore_points_to_forget() -> None:
+    repository, snapshot = point_of([node(content=["12" * 32])])
+    (error,) = check(repository).errors
+    assert "repair index" not in error.next_step
+    assert f"restic forget {snapshot[:8]}" in error.next_step
+    save_pack(repository, [(BlobType.DATA, b"a")], index=False)
+    (error,) = check(repository).errors
+    assert "repair index" in error.next_step, "it may find the blob in the pack that no index names"

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backup of a VM as files: it is shut off, shut down for the time it takes, or suspended.
 
-While a qcow2 image is shut off, a bitmap begun at every restore point tells the next one what has changed. A bitmap's
-name carries the repository's id, so that backups into two repositories do not take each other's away.
+While a qcow2 image is shut off, a bitmap begun at every restore point tells the next one what has changed.
 
 An image with internal snapshots gets none: QEMU goes back to no snapshot of an image that has a bitmap.
 Source: QEMU's block/snapshot.c, bdrv_snapshot_goto ("Device has active dirty bitmaps").
@@ -10,7 +9,6 @@ Source: QEMU's block/snapshot.c, bdrv_snapshot_goto ("Device has active dirty bi
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from dataclasses import dataclass
 from donjon import trace
 from donjon.backup.disks import choose_disks
 from donjon.backup.method import Capture, CapturedDisk
+from donjon.backup.methods.names import is_bitmap_of, new_bitmap_name
 from donjon.backup.standstill import RESUME_DEBT, START_DEBT, Standstill, WhenRunning, standing_still
 from donjon.errors import HostError, RefusedError
 from donjon.hypervisors.hypervisor import Hypervisor
@@ -79,7 +78,7 @@ class Offline:
         """Prepare; `hypervisor` is None for a VM of which only the disks are known."""
         self._hypervisor = hypervisor
         self._ledger = ledger
-        self._bitmap_prefix = f"donjon-{repository_id[:8]}-"
+        self._repository_id = repository_id
         self._options = options
 
     @contextmanager
@@ -91,8 +90,9 @@ class Offline:
         with guest as still, ExitStack() as owed, ExitStack() as opened:
             still.check_disks({disk.target for disk in disks})
             found = [_examine(disk, still) for disk in disks]
+            name = new_bitmap_name(self._repository_id)
             images = [
-                self._begin(disk, info, since.disk(disk.target) if since else None, still, owed)
+                self._begin(disk, info, since.disk(disk.target) if since else None, still, name, owed)
                 for disk, info in zip(disks, found, strict=True)
             ]
             captured = tuple(_open(image, still, opened) for image in images)
@@ -108,7 +108,7 @@ class Offline:
             yield Capture(vm, still.consistency, captured, left_out, tuple(_notes(images)), verify, commit)
 
     def _begin(
-        self, disk: Disk, found: ImageInfo, point: DiskPoint | None, still: Standstill, owed: ExitStack
+        self, disk: Disk, found: ImageInfo, point: DiskPoint | None, still: Standstill, name: str, owed: ExitStack
     ) -> _Image:
         """Judge what is known of an image, and have its changes noted from now on.
 
@@ -118,12 +118,11 @@ class Offline:
         known = clean_since(found, point)
         if still.has_images_open:
             return _Image(disk, found, known, None, None, ())
-        mine = {bitmap.name for bitmap in found.bitmaps if bitmap.name.startswith(self._bitmap_prefix)}
+        mine = {bitmap.name for bitmap in found.bitmaps if is_bitmap_of(self._repository_id, bitmap.name)}
         if point is not None and known.kind is Known.UNCHANGED:
             return _Image(disk, found, known, None, point.checkpoint, tuple(mine - {point.checkpoint}))
         if not self._options.track_changes or not can_have_bitmaps(found) or found.internal_snapshots:
             return _Image(disk, found, known, None, None, tuple(mine))
-        name = self._bitmap_prefix + secrets.token_hex(8)
         begun = owed.enter_context(self._ledger.owing(BITMAP_DEBT, path=found.path, bitmap=name))
         trace.reached("offline.bitmap-owed")
         try:
