@@ -6,7 +6,7 @@ FAST := tests/unit tests/property tests/contract tests/fault tests/damage
 
 export PYTHON
 
-.PHONY: help install lint check test demo bench clean
+.PHONY: help install lint check test robustness demo bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -32,6 +32,9 @@ test: lint ## everything: check, interoperability with stock restic, real guests
 	@scripts/newer-restic >/dev/null || true
 	@scripts/in-memory $(BIN)/pytest -n 5 --dist worksteal -rs $(FAST)
 	$(BIN)/pytest -n 2 -rs tests/interop tests/system
+
+robustness: install ## two hours of random operations on a real guest; MINUTES=, SEED= for others
+	$(BIN)/python -m lab.robustness --minutes $(or $(MINUTES),120) $(if $(SEED),--seed $(SEED))
 
 demo: install ## a real guest is backed up, lost, restored and booted, in a few minutes
 	@scripts/demo

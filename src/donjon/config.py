@@ -24,6 +24,9 @@ LIGHTEST, HEAVIEST = 1, 19
 Compression = Annotated[int, msgspec.Meta(ge=LIGHTEST, le=HEAVIEST)]
 PackSize = Annotated[int, msgspec.Meta(ge=16, le=128)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Days = Annotated[int, msgspec.Meta(ge=0)]
+Mebibytes = Annotated[int, msgspec.Meta(ge=0)]
+Several = Annotated[int, msgspec.Meta(ge=1)]
 
 EXAMPLE = """\
 # /etc/donjon/config.toml, or ~/.config/donjon/config.toml
@@ -39,7 +42,16 @@ pack_size = 16                            # MiB, 16 to 128
 repository = "main"
 labels = ["tier=db", "backup"]            # VMs with one of these labels,
 vms = ["web01", "mail"]                   # and these; or all = true
-when_running = "shutdown"                 # or "suspend"; "refuse" (the default) leaves a running guest alone
+when_running = "live"                     # the default; or "shutdown", "suspend", "refuse" to leave it alone
+quiesce = "filesystem"                    # freeze file systems by the guest's agent; or "crash", "application"
+least = "filesystem"                      # below this consistency
+below_least = "fail"                      # there is no backup; "warn": there is, with a warning
+freeze_deadline = 10                      # seconds; after that the guest is thawed whatever happens
+scratch = "/var/tmp"                      # local disk for what a guest overwrites while it is read
+least_free_scratch = 512                  # MiB; with less left there, the backup is given up and the guest goes on
+compare_within = 30                       # days in which each unchanged block is read and compared once; 0: never
+parallel = 2                              # VMs at a time
+together = false                          # true: all of them at one moment, as a consistency group
 shutdown_timeout = 300                    # seconds; after that the guest is left running
 skip_disks = ["vdz"]
 include_isos = false
@@ -61,14 +73,26 @@ class RepositorySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
-    """Which VMs are backed up where, and what may be done to them; `shutdown_timeout` in seconds."""
+    """Which VMs are backed up where, and what may be done to them.
+
+    `shutdown_timeout` and `freeze_deadline` in seconds, `least_free_scratch` in MiB, `compare_within` in days.
+    """
 
     repository: str | None = None
     vms: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     all: bool = False
-    when_running: str = "refuse"
+    when_running: str = "live"
     shutdown_timeout: Seconds | None = None
+    quiesce: str = "filesystem"
+    least: str | None = None
+    below_least: str = "fail"
+    freeze_deadline: Seconds | None = None
+    scratch: str | None = None
+    least_free_scratch: Mebibytes | None = None
+    compare_within: Days | None = None
+    parallel: Several | None = None
+    together: bool = False
     skip_disks: tuple[str, ...] = ()
     include_isos: bool = False
     change_tracking: bool = True
@@ -91,7 +115,13 @@ class Configuration:
         return self.policy[name]
 
 
-_WHEN_RUNNING = ("refuse", "shutdown", "suspend")
+_LEVELS = ("crash", "filesystem", "application")
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "when_running": ("live", "refuse", "shutdown", "suspend"),
+    "quiesce": _LEVELS,
+    "least": _LEVELS,
+    "below_least": ("fail", "warn"),
+}
 _SECTIONS: Mapping[str, type[RepositorySettings | PolicySettings]] = {
     "repository": RepositorySettings,
     "policy": PolicySettings,
@@ -205,10 +235,9 @@ def _parse_entry(source: _Source, header: str, entry: Mapping[str, Any], kind: t
 
 def _check_policy(source: _Source, configuration: Configuration, name: str, policy: PolicySettings) -> None:
     header = f"policy.{name}"
-    if policy.when_running not in _WHEN_RUNNING:
-        raise source.error(
-            header, "when_running", f"when_running is one of {', '.join(_WHEN_RUNNING)}, not {policy.when_running!r}"
-        )
+    for key, words in _WORDS.items():
+        if (said := getattr(policy, key)) is not None and said not in words:
+            raise source.error(header, key, f"{key} is one of {', '.join(words)}, not {said!r}")
     if policy.repository is not None and policy.repository not in configuration.repository:
         raise source.error(
             header,
@@ -216,6 +245,8 @@ def _check_policy(source: _Source, configuration: Configuration, name: str, poli
             f"there is no [repository.{policy.repository}]",
             _nearest(policy.repository, configuration.repository),
         )
+    if policy.together and policy.when_running != "live":
+        raise source.error(header, "together", 'together = true needs when_running = "live"')
     if not (policy.all or policy.vms or policy.labels):
         raise source.error(header, None, "it chooses no VM", "say vms, labels or all = true")
 

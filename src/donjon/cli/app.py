@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from cyclopts import App, Group, Parameter
 
+from donjon.cli.plain_help import PlainHelp
+
 
 class Verb(NamedTuple):
     """A verb: the function below donjon.cli.commands that does it, and what it does in a line."""
@@ -26,9 +28,12 @@ _GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
         (
             Verb("backup", "backup:backup", "Make restore points of VMs."),
             Verb("restore", "restore:restore", "Bring a VM or a disk back."),
+            Verb("instant", "instant:instant", "List the VMs that run from a repository."),
+            Verb("serve-nbd", "serve:serve_nbd", "Serve the disks of a restore point, read-only."),
             Verb("list", "points:list_points", "List restore points, or the repository's objects."),
             Verb("show", "points:show", "Show what a restore point holds."),
             Verb("diff", "points:diff", "Show what changed between two restore points."),
+            Verb("mount", "mount:mount", "Show the disks of a restore point as files."),
         ),
     ),
     (
@@ -59,6 +64,17 @@ _GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
 )
 
 _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
+    (
+        "files",
+        "Restore points",
+        "Bring single files of a guest back.",
+        (
+            Verb("ls", "files:ls", "List a guest's volumes, or a directory."),
+            Verb("find", "files:find", "List all that is below a directory."),
+            Verb("get", "files:get", "Bring a file or a directory back."),
+            Verb("tar", "files:tar", "Write a file or a directory as a tar archive."),
+        ),
+    ),
     (
         "key",
         "Repository",
@@ -99,7 +115,7 @@ _EPILOGUE = """Begin with:
     export DONJON_REPOSITORY=/backup/vms
     export DONJON_PASSWORD_FILE=/etc/donjon/main.password
     donjon init
-    donjon backup --all --shutdown
+    donjon backup --all
     donjon list
 
 `donjon VERB --help` has examples.
@@ -117,7 +133,7 @@ def make_app() -> App:
         help=_HELP,
         help_epilogue=_EPILOGUE,
         help_format="plaintext",
-        help_formatter="default" if sys.stdout.isatty() else "plain",
+        help_formatter="default" if sys.stdout.isatty() else PlainHelp(),
         version_flags=[],
         default_parameter=_PLAIN,
         result_action="return_value",

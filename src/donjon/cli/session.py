@@ -10,11 +10,11 @@ from functools import cached_property
 
 from donjon.cli.options import Common
 from donjon.cli.passwords import PasswordSource, find_new_password, find_password
-from donjon.cli.progress import shown_progress
+from donjon.cli.progress import Bars, shown_bars, shown_progress
 from donjon.cli.text import count, safe
 from donjon.config import Configuration, RepositorySettings, find_configuration, load_configuration
 from donjon.errors import ConfigError, FileMissingError, NoRepositoryError, StoreError
-from donjon.hypervisors.hypervisor import Hypervisor
+from donjon.hypervisors.live_hypervisor import LiveHypervisor
 from donjon.model.progress import Progress
 from donjon.model.restore_point import RestorePoint
 from donjon.repository import lock
@@ -108,7 +108,7 @@ class Session:
         asked = PasswordSource(self.common.password_file, self.common.password_command)
         return asked, PasswordSource(settings.password_file, settings.password_command)
 
-    def connect(self, uri: str | None) -> AbstractContextManager[Hypervisor]:
+    def connect(self, uri: str | None) -> AbstractContextManager[LiveHypervisor]:
         """The hypervisor at an address, or the usual one. Raises HostError."""
         return self.program.connect(uri or self.program.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI)
 
@@ -130,14 +130,18 @@ class Session:
         """Shown unless nobody wants to see it."""
         return shown_progress(quiet=self.common.quiet or self.common.json)
 
+    def bars(self) -> AbstractContextManager[Bars]:
+        """The same, for several things at a time."""
+        return shown_bars(quiet=self.common.quiet or self.common.json)
+
     def tell(self, text: str) -> None:
         """Say what goes on, to whoever wants to know."""
         if not self.common.quiet:
-            print(safe(text), file=sys.stderr)  # noqa: T201 - this is how the operator is told
+            sys.stderr.write(f"{safe(text)}\n")  # at once, for the sake of several threads
 
     def warn(self, text: str) -> None:
         """Say what the operator should know in any case."""
-        print(f"donjon: warning: {safe(text)}", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"donjon: warning: {safe(text)}\n")
 
 
 def find_repository(location: str) -> Store:

@@ -111,7 +111,7 @@ def restore_vm(
             if disk.target not in devices:
                 _restore_to_file(repository, point, disk, places[disk.target], new, progress)
         if plan is not None:
-            _restore_side_files(repository, point, manifest, plan, new)
+            restore_side_files(repository, point, manifest, plan, new)
         on_devices = {devices[disk.target]: disk for disk in manifest.disks if disk.target in devices}
         _overwrite_devices(repository, point, on_devices, progress)
         trace.reached("restore.before-define")
@@ -148,11 +148,12 @@ def _plan(
         tpm_root=None if hypervisor is None else options.tpm_root,
     )
     if hypervisor is not None:
-        _refuse_existing(hypervisor, plan.vm)
+        refuse_existing(hypervisor, plan.vm)
     return plan
 
 
-def _restore_side_files(repository: Repository, point: RestorePoint, manifest: Manifest, plan: Plan, new: Made) -> None:
+def restore_side_files(repository: Repository, point: RestorePoint, manifest: Manifest, plan: Plan, new: Made) -> None:
+    """Restore all that belongs to a VM beside its disks, and its definition. Raises as `restore_vm`."""
     for file in manifest.side_files:
         path = plan.side_paths[file.role]
         new.directory(path.parent)
@@ -240,7 +241,8 @@ def _overwrite_devices(
         restore_disk(repository, point, disk, device, image_format="raw", progress=progress.advance)
 
 
-def _refuse_existing(hypervisor: Hypervisor, vm: Vm) -> None:
+def refuse_existing(hypervisor: Hypervisor, vm: Vm) -> None:
+    """Do nothing if there is no VM of that name or UUID. Raises RefusedError."""
     for other in hypervisor.list_vms():
         if other.name == vm.name or other.uuid == vm.uuid:
             raise RefusedError(

@@ -233,7 +233,8 @@ def test_a_running_guest_of_libvirt_is_refused(cli: Cli) -> None:
     with LibvirtHypervisor("test:///default") as hypervisor:
         assert [vm.name for vm in hypervisor.list_vms()] == ["test"]
     cli.capture.readouterr()
-    assert main(["backup", "test", "--connect", "test:///default"], Program(environ=cli.environ)) == 1
+    words = ["backup", "test", "--method", "offline", "--connect", "test:///default"]
+    assert main(words, Program(environ=cli.environ)) == 1
     assert "cannot back up test" in cli.capture.readouterr().err.decode()
 
 

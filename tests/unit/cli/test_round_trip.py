@@ -135,7 +135,7 @@ def test_a_running_guest_is_shut_down_and_started_again(cli: Cli, home: Path) ->
     make_raw(home / "a.img", {0: b"x"})
     vm = cli.hypervisor.define(DEFINITION.format(image=home / "a.img"))
     cli.hypervisor.start(vm.uuid)
-    refused = cli("backup", "web01")
+    refused = cli("backup", "web01", "--method", "offline")
     assert refused.exit_code == 1
     assert "--shutdown" in refused.err
     assert cli("backup", "web01", "--shutdown").exit_code == 0
@@ -180,7 +180,7 @@ def test_each_vm_is_backed_up_as_it_is_when_its_turn_comes(cli: Cli, home: Path,
             cli.hypervisor.change(replace(vm, disks=(replace(disk, source=str(home / "new.img")), *others)))
 
     with trace.listening(change):
-        assert cli("backup", *words, "--shutdown").exit_code == 0
+        assert cli("backup", *words, "--shutdown", "--parallel", "1").exit_code == 0
     assert cli("restore", "web01", "--to", "-").raw == new
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from donjon.backup.backup import BackupReport, DiskReport
@@ -11,12 +11,16 @@ from donjon.cli.page import Page
 from donjon.cli.result import Deed, Failure, Point, describe_point
 from donjon.cli.text import count, duration, moment, size
 from donjon.errors import DonjonError, IncompleteError
-from donjon.model.restore_point import LeftOut
+from donjon.model.restore_point import Consistency, LeftOut
 
 
 @dataclass(frozen=True, slots=True)
 class BackedUpVm:
-    """One VM's backup; sizes in bytes, `still_s` is how long it was held still."""
+    """One VM's backup; sizes in bytes. `still_s` is how long its disks were held at one moment.
+
+    `frozen_s` is how long the guest's file systems were frozen, null if they were not. VMs taken at one moment have the
+    same `group`.
+    """
 
     restore_point: Point
     disks: tuple[DiskReport, ...]
@@ -25,6 +29,8 @@ class BackedUpVm:
     stored: int
     still_s: float
     duration_s: float
+    frozen_s: float | None
+    group: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,13 @@ class BackedUp(Deed):
             if number:
                 page.line()
             _show(page, backup)
+        for group in sorted({backup.group for backup in self.backups if backup.group}):
+            names = ", ".join(it.restore_point.vm_name for it in self.backups if it.group == group)
+            page.line()
+            page.line(f"taken at one moment: {names} (group {group})")
         for failed in self.failed:
             page.line()
-            what = "backed up, but incomplete" if failed.has_restore_point else "not backed up"
-            page.line(f"{what}: {failed.vm}: {failed.failure.error}", bold=True)
-            for note in failed.failure.notes:
-                page.line(f"  {note}")
-            if failed.failure.hint:
-                page.line(f"  hint: {failed.failure.hint}")
+            _show_failed(page, failed)
         if self.failed:
             total = len(self.backups) + len(self.failed)
             page.line()
@@ -90,6 +95,8 @@ def describe_backup(reports: Sequence[BackupReport], failed: Sequence[FailedVm])
                 stored=report.stored,
                 still_s=report.still_s,
                 duration_s=report.duration_s,
+                frozen_s=report.frozen_s,
+                group=report.group,
             )
             for report in reports
         ),
@@ -97,11 +104,39 @@ def describe_backup(reports: Sequence[BackupReport], failed: Sequence[FailedVm])
     )
 
 
+def _show_failed(page: Page, failed: FailedVm) -> None:
+    what = "backed up, but incomplete" if failed.has_restore_point else "not backed up"
+    page.line(f"{what}: {failed.vm}: {failed.failure.error}", bold=True)
+    for note in failed.failure.notes:
+        page.line(f"  {note}")
+    if failed.failure.hint:
+        page.line(f"  hint: {failed.failure.hint}")
+
+
+def warnings_of(report: BackupReport, least: Consistency) -> Iterator[str]:
+    """What the operator must not overlook, a sentence each; `least` is the consistency that was hoped for."""
+    name = report.restore_point.vm_name
+    for disk in report.disks:
+        if disk.mismatch:
+            yield (
+                f"{name}: disk {disk.target} has changed where nothing said so: all of it was read, and this restore "
+                f"point is right; earlier ones need not be ({disk.reason})"
+            )
+    reached = report.restore_point.consistency
+    if Consistency[reached.upper()] < least:
+        yield f"{name}: only {reached} consistency was reached, not {least.name.lower()}"
+
+
 def _show(page: Page, backup: BackedUpVm) -> None:
     point = backup.restore_point
     page.line(
         f"{point.vm_name}: restore point {point.short_id}, {moment(point.taken_at)}, {point.consistency}", bold=True
     )
+    for disk in backup.disks:
+        if disk.mismatch:
+            page.line(
+                f"  MISMATCH: disk {disk.target} has changed where nothing said so; all of it was read", bold=True
+            )
     rows = [
         (d.target, size(d.size), size(d.read), size(d.kept), size(d.zero), size(d.added), size(d.stored), d.reason)
         for d in backup.disks
@@ -112,8 +147,13 @@ def _show(page: Page, backup: BackedUpVm) -> None:
         page.line(f"  {left_out.target} left out: {left_out.reason}")
     for note in backup.notes:
         page.line(f"  note: {note}")
+    if compared := sum(disk.compared for disk in backup.disks):
+        page.line(f"  {size(compared)} of what is said to be unchanged was read and compared")
     total = sum(disk.size for disk in backup.disks)
-    page.line(
-        f"  {size(backup.stored)} stored for {size(total)}, held still for {duration(backup.still_s)},"
-        f" {duration(backup.duration_s)} in all"
-    )
+    if backup.frozen_s is not None:
+        held = f"frozen for {backup.frozen_s:.2f} s, read for {duration(backup.still_s)}"
+    elif point.method == "live":
+        held = f"not frozen, read for {duration(backup.still_s)}"
+    else:
+        held = f"held still for {duration(backup.still_s)}"
+    page.line(f"  {size(backup.stored)} stored for {size(total)}, {held}, {duration(backup.duration_s)} in all")

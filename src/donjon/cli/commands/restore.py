@@ -8,13 +8,24 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from donjon.cli.commands.instant import begin_instant, continue_instant
 from donjon.cli.commands.points import Spec, find_point
-from donjon.cli.commands.restore_options import MANNER, TARGET, Manner, Target, check_options
+from donjon.cli.commands.restore_options import (
+    INSTANT,
+    MANNER,
+    TARGET,
+    Instant,
+    Manner,
+    Target,
+    check_instant,
+    check_options,
+    find_directory,
+)
 from donjon.cli.commands.restore_result import Restored, Start, describe_restore, describe_roll_back
 from donjon.cli.options import COMMON, Common, Given
 from donjon.cli.result import describe_failure, describe_point
 from donjon.cli.session import Session
-from donjon.errors import ConfigError, DonjonError, HostError, RefusedError
+from donjon.errors import ConfigError, DonjonError, RefusedError
 from donjon.hypervisors.definition import SYSTEM_TPM_ROOT
 from donjon.hypervisors.hypervisor import Hypervisor
 from donjon.images.locks import in_use
@@ -33,6 +44,7 @@ def restore(
     *,
     target: Target = TARGET,
     manner: Manner = MANNER,
+    instant: Instant = INSTANT,
     common: Common = COMMON,
     program: Given,
 ) -> Restored | None:
@@ -43,6 +55,9 @@ def restore(
 
     With --in-place only disks go back: the definition, the firmware variables (NVRAM) and the TPM's state stay as they
     are.
+
+    With --instant the VM runs within seconds: it reads its disks from the repository, and writes to its directory.
+    --finish brings the rest there while it runs. `donjon instant` lists such VMs.
 
     Examples:
         donjon restore web01 --directory /var/lib/libvirt/images --start
@@ -57,12 +72,21 @@ def restore(
 
         donjon restore web01 --directory /srv/vms --disk-to vda=/dev/vg0/web01 --force
 
+        donjon restore web01 --instant --directory /var/lib/libvirt/images --name web01-now
+
+        donjon restore web01-now --finish
+
         donjon restore web01 --disk vda --to - | ssh kvm2 'dd of=/dev/vg/web01 bs=4M'
     """
-    check_options(target, manner, as_json=common.json)
+    check_instant(instant, target, manner)
     session = Session(common, program)
+    if instant.continues:
+        return continue_instant(session, point, instant, no_lock=manner.no_lock)
+    check_options(target, manner, as_json=common.json)
     with session.reading(no_lock=manner.no_lock) as repository:
         found = find_point(session.restore_points(repository), point)
+        if instant.instant:
+            return begin_instant(session, repository, found, target, manner)
         if target.to is not None:
             return _restore_disk(session, repository, found, target, manner)
         if target.in_place:
@@ -136,16 +160,8 @@ def _restore_vm(
     with ExitStack() as held:
         ledger = held.enter_context(session.ledger())
         hypervisor = None if target.to_dir else held.enter_context(session.connect(manner.connect))
-        directory = target.to_dir or target.directory
-        if directory is None:
-            assert hypervisor is not None
-            assert target.pool is not None
-            directory = hypervisor.pool_path(target.pool)
-            if not directory.is_dir():
-                raise HostError(
-                    f"cannot restore into the pool {target.pool}: its directory {directory} is not there",
-                    hint=f"mount it, or `virsh pool-build {target.pool}`",
-                )
+        directory = target.to_dir if hypervisor is None else find_directory(target, hypervisor)
+        assert directory is not None
         options = RestoreOptions(
             directory=directory.absolute(),
             tpm_root=hypervisor.tpm_root if hypervisor else Path(SYSTEM_TPM_ROOT),

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from donjon.cli.options import Connect, NoLock
-from donjon.errors import ConfigError, RefusedError
+from donjon.errors import ConfigError, HostError, RefusedError
+from donjon.hypervisors.hypervisor import Hypervisor
 
 Format = Literal["raw", "qcow2"]
 
@@ -80,8 +81,65 @@ class Manner:
     no_lock: NoLock = False
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instant:
+    """Run from the repository."""
+
+    instant: bool = False
+    """With --directory or --pool: run the VM at once; it reads its disks from the repository."""
+
+    finish: bool = False
+    """Bring the disks of a VM that runs from the repository to its directory, while it runs."""
+
+    resume: bool = False
+    """Have a VM that ran from the repository go on, after its server or host went down."""
+
+    discard: bool = False
+    """Remove a VM that runs from the repository, with all it has written."""
+
+    @property
+    def continues(self) -> bool:
+        """Whether a VM is meant that runs from the repository already."""
+        return self.finish or self.resume or self.discard
+
+
 TARGET = Target()
 MANNER = Manner()
+INSTANT = Instant()
+
+
+def check_instant(instant: Instant, target: Target, manner: Manner) -> None:
+    """Do nothing if the options go together. Raises ConfigError."""
+    if instant.instant + instant.finish + instant.resume + instant.discard > 1:
+        raise ConfigError("cannot restore: say one of --instant, --finish, --resume and --discard")
+    if instant.continues and (target != TARGET or manner != replace(MANNER, no_lock=manner.no_lock)):
+        raise ConfigError(
+            "cannot restore: --finish, --resume and --discard take no other options",
+            hint="what they need to know was said with --instant",
+        )
+    if instant.instant and (target.in_place or not (target.directory or target.pool)):
+        raise ConfigError("cannot restore: --instant only goes with --directory or --pool")
+    for given, option in ((target.disk_to, "--disk-to"), (manner.format, "--format"), (manner.start, "--start")):
+        if instant.instant and given:
+            raise ConfigError(
+                f"cannot restore: {option} does not go with --instant",
+                hint="the VM is started, and all its disks become qcow2 images",
+            )
+
+
+def find_directory(target: Target, hypervisor: Hypervisor) -> Path:
+    """Where the files of a VM go that is to be defined. Raises HostError."""
+    if target.directory is not None:
+        return target.directory
+    assert target.pool is not None
+    directory = hypervisor.pool_path(target.pool)
+    if not directory.is_dir():
+        raise HostError(
+            f"cannot restore into the pool {target.pool}: its directory {directory} is not there",
+            hint=f"mount it, or `virsh pool-build {target.pool}`",
+        )
+    return directory
 
 
 def check_options(target: Target, manner: Manner, *, as_json: bool) -> None:

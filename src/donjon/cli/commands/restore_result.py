@@ -4,13 +4,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from donjon.cli.page import Page
 from donjon.cli.result import Deed, Failure, Point, describe_point
 from donjon.cli.text import moment, size
 from donjon.errors import IncompleteError
 from donjon.restore.in_place import RollBackReport, RolledBack
+from donjon.restore.instant_state import InstantState
 from donjon.restore.whole_vm import RestoredDisk, RestoreReport
+
+InstantDeed = Literal["begun", "resumed", "finished", "discarded"]
+
+_INSTANT_DEEDS: dict[InstantDeed, str] = {
+    "begun": "runs from the repository, on",
+    "resumed": "goes on from the repository, on",
+    "finished": "does not need the repository any more; begun from",
+    "discarded": "discarded; it ran from",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +37,8 @@ class Restored(Deed):
     """What was restored, where it is, and what became of the VM; sizes in bytes.
 
     `disks` are new files and devices, `rolled_back` disks that were put back in place. `definition` is the path of the
-    VM's definition. `not_started` says why a VM that was to be started is restored, but not on.
+    VM's definition. `not_started` says why a VM that was to be started is restored, but not on. `instant` is "begun",
+    "resumed", "finished" or "discarded" for a VM that runs, or ran, from the repository.
     """
 
     restore_point: Point
@@ -39,11 +51,14 @@ class Restored(Deed):
     started: bool = False
     not_started: Failure | None = None
     notes: tuple[str, ...] = ()
+    instant: InstantDeed | None = None
 
     def show(self, page: Page) -> None:
         """What is where now."""
         point = self.restore_point
-        page.line(f"{point.vm_name}: restored from {point.short_id}, {moment(point.taken_at)}", bold=True)
+        deed = _INSTANT_DEEDS[self.instant] if self.instant else "restored from"
+        name = self.vm_name if self.instant else point.vm_name
+        page.line(f"{name}: {deed} {point.short_id}, {moment(point.taken_at)}", bold=True)
         for disk in self.disks:
             page.line(f"  {disk.target} -> {disk.path} ({disk.image_format}, {size(disk.size)})")
         for rolled in self.rolled_back:
@@ -83,6 +98,23 @@ def describe_restore(report: RestoreReport, start: Start) -> Restored:
         started=start.done,
         not_started=start.failed,
         notes=report.notes,
+    )
+
+
+def describe_instant(state: InstantState, deed: InstantDeed, notes: tuple[str, ...] = ()) -> Restored:
+    """What was done to a VM that runs from the repository, as it is shown."""
+    disks = tuple(RestoredDisk(disk.target, disk.overlay, "qcow2", disk.size) for disk in state.disks)
+    exists = deed != "discarded"
+    return Restored(
+        restore_point=describe_point(state.point),
+        vm_name=state.vm_name,
+        vm_uuid=state.vm_uuid,
+        disks=disks if exists else (),
+        definition=state.definition if exists else None,
+        defined=deed == "begun",
+        started=deed == "begun",
+        notes=notes,
+        instant=deed,
     )
 
 
