@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file system a guest runs from: a cpio archive of BusyBox, kernel modules, QEMU's guest agent and an init script.
+"""The file system a guest runs from: a cpio archive of BusyBox, kernel modules, programs and an init script.
 
 Source: linux/Documentation/driver-api/early-userspace/buffer-format.rst ("newc" format of cpio).
 """
@@ -15,6 +15,9 @@ from lab import LabError
 from lab.programs import run
 
 INIT = Path(__file__).with_name("init.sh")
+HOOK = Path(__file__).with_name("fsfreeze_hook.sh")
+# Those that need libraries.
+PROGRAMS = ("usr/sbin/qemu-ga", "usr/sbin/resize2fs", "usr/bin/sqlite3")
 DRIVERS = ("virtio_pci", "virtio_blk", "virtio_console", "button", "evdev", "ext4")
 SHUTDOWN = b"""#!/bin/sh
 echo "DONJON-GUEST powering off" >/dev/console
@@ -36,24 +39,28 @@ def unpacked(packages: Path, name: str) -> Path:
     raise LabError(f"no {name} in the packages of the guest")
 
 
-def build_initramfs(packages: Path, modules: Path) -> bytes:
+def build_initramfs(packages: Path, modules: Path, writer: bytes) -> bytes:
     """The archive, uncompressed: under emulation that boots faster.
 
     Args:
-        packages: folder with BusyBox and the guest agent unpacked.
+        packages: folder with BusyBox and the programs unpacked.
         modules: lib/modules/VERSION of the guest's kernel.
+        writer: the self-checking writer.
 
     Raises:
         LabError: something that belongs into it is missing.
     """
-    agent = unpacked(packages, "sbin/qemu-ga")
+    found = {name: unpacked(packages, name.removeprefix("usr/")) for name in PROGRAMS}
+    libraries = {library for program in found.values() for library in _libraries(program, packages)}
     programs = {
         "init": INIT.read_bytes(),
         "bin/busybox": unpacked(packages, "bin/busybox").read_bytes(),
-        "usr/sbin/qemu-ga": agent.read_bytes(),
+        "bin/writer": writer,
+        **{name: program.read_bytes() for name, program in found.items()},
+        "etc/qemu/fsfreeze-hook": HOOK.read_bytes(),
         "sbin/shutdown": SHUTDOWN,
         "etc/acpi/PWRF/00000080": b"#!/bin/sh\nexec /sbin/shutdown\n",
-        **{library.lstrip("/"): Path(library).read_bytes() for library in _libraries(agent)},
+        **{_place(library, packages): library.read_bytes() for library in sorted(libraries)},
         **{f"modules/{n:02}.ko": driver for n, driver in enumerate(_drivers(modules))},
     }
     folders = {*FOLDERS, *(str(parent) for name in programs for parent in Path(name).parents if parent.name)}
@@ -75,11 +82,18 @@ def _cpio(entries: Iterable[tuple[str, int, bytes]]) -> Iterator[bytes]:
         yield content + bytes(-len(content) % 4)
 
 
-def _libraries(program: Path) -> list[str]:
-    listed = run("ldd", program)
+def _libraries(program: Path, packages: Path) -> list[Path]:
+    """What it needs, from the packages where they have it, else from this machine."""
+    own = [str(folder) for folder in packages.glob("**/lib/x86_64-linux-gnu") if folder.is_dir()]
+    listed = run("env", f"LD_LIBRARY_PATH={':'.join(own)}", "ldd", program)
     if missing := re.findall(r"(\S+) => not found", listed):
-        raise LabError(f"its agent needs {', '.join(missing)}, which this machine lacks")
-    return re.findall(r"(/\S+) \(0x", listed)
+        raise LabError(f"its {program.name} needs {', '.join(missing)}, which this machine lacks")
+    return [Path(library) for library in re.findall(r"(/\S+) \(0x", listed)]
+
+
+def _place(library: Path, packages: Path) -> str:
+    """Where a library is found in the guest."""
+    return str(library.relative_to(packages if library.is_relative_to(packages) else "/"))
 
 
 def _drivers(modules: Path) -> list[bytes]:

@@ -15,7 +15,7 @@ from lab import LabError, LabUnavailableError
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
-def run(*argv: str | Path, timeout_s: float = 60, folder: Path | None = None, stdin: str = "") -> str:
+def run(*argv: str | Path | int, timeout_s: float = 60, folder: Path | None = None, stdin: str = "") -> str:
     """What the program writes to its standard output.
 
     Raises:

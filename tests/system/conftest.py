@@ -6,9 +6,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import pytest
 
@@ -16,9 +18,12 @@ from lab import LabUnavailableError
 from lab.guest import create_disk, define, definition
 from lab.guest_kit import GuestKit
 from lab.guest_kit import guest_kit as build_guest_kit
-from lab.libvirt_host import private_libvirt
+from lab.hosts import two_hosts
+from lab.libvirt_host import NOBODY, Host, libvirt_host
 from lab.programs import run
+from lab.witness import DATABASE, wait_for_more
 from tests.system.admin import Admin, Guest, make_admin
+from tests.system.live import LiveGuest, LiveGuests
 
 CHANNEL = "<channel type='unix'>"
 INTERFACE = "<interface type='user'><mac address='52:54:00:aa:bb:cc'/><model type='virtio'/></interface>"
@@ -34,13 +39,59 @@ def guest_kit() -> GuestKit:
 
 
 @pytest.fixture(scope="session")
-def libvirt_uri() -> Iterator[str]:
+def host() -> Iterator[Host]:
+    """A libvirt host that nobody else uses: as root QEMU runs as root, else it is a session daemon."""
+    with ExitStack() as held:
+        yield _entered(held, libvirt_host())
+
+
+@pytest.fixture(scope="session")
+def stock_host() -> Iterator[Host]:
+    """A host as Debian configures it: QEMU runs as libvirt-qemu."""
+    with ExitStack() as held:
+        yield _entered(held, libvirt_host(stock=True))
+
+
+@pytest.fixture(scope="session")
+def session_host() -> Iterator[Host]:
+    """The session daemon of somebody who is not root."""
+    with ExitStack() as held:
+        yield _entered(held, libvirt_host(account=NOBODY if os.geteuid() == 0 else None))
+
+
+@pytest.fixture(scope="session")
+def connected_hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts between which guests can migrate."""
+    with ExitStack() as held:
+        yield _entered(held, two_hosts())
+
+
+@pytest.fixture(scope="session")
+def libvirt_uri(host: Host) -> str:
     """A libvirt daemon that runs guests and that nobody else uses."""
-    try:
-        with private_libvirt() as uri:
-            yield uri
-    except LabUnavailableError as error:
-        pytest.skip(str(error))
+    return host.uri
+
+
+@pytest.fixture(scope="session")
+def live_guests(guest_kit: GuestKit) -> LiveGuests:
+    """Running guests in a moment, on any host."""
+    return LiveGuests(guest_kit)
+
+
+@pytest.fixture
+def idle_guest(host: Host, live_guests: LiveGuests) -> Iterator[LiveGuest]:
+    """A guest that runs, its agent answering; vda is qcow2, vdb is raw; it writes nothing of its own accord."""
+    with live_guests.running(host) as guest:
+        yield guest
+
+
+@pytest.fixture
+def live_guest(idle_guest: LiveGuest) -> LiveGuest:
+    """The same with a self-checking writer and a database going on vda."""
+    idle_guest.do("writer:vda", "database:vda")
+    for writer in ("vda", DATABASE):
+        wait_for_more(idle_guest.console, writer)
+    return idle_guest
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +152,16 @@ def admin_on_the_host(admin: Admin, libvirt_uri: str) -> Admin:
         return replace(admin, environment={**admin.environment, "XDG_CONFIG_HOME": str(folder / "etc")})
     enter = ["sh", "-c", 'mount --bind "$0" /var/lib/libvirt && exec "$@"', str(folder / "lib")]
     return replace(admin, before=("unshare", "--mount", *enter))
+
+
+_T = TypeVar("_T")
+
+
+def _entered(held: ExitStack, context: AbstractContextManager[_T]) -> _T:
+    try:
+        return held.enter_context(context)
+    except LabUnavailableError as error:
+        pytest.skip(str(error))
 
 
 def _folder_of(libvirt_uri: str) -> Path:
