@@ -49,6 +49,7 @@ below_least = "fail"                      # there is no backup; "warn": there is
 freeze_deadline = 10                      # seconds; after that the guest is thawed whatever happens
 scratch = "/var/tmp"                      # local disk for what a guest overwrites while it is read
 least_free_scratch = 512                  # MiB; with less left there, the backup is given up and the guest goes on
+witness = ["/etc/hostname"]               # files in the guest whose hashes are kept, for `donjon drill`
 compare_within = 30                       # days in which each unchanged block is read and compared once; 0: never
 parallel = 2                              # VMs at a time
 together = false                          # true: all of them at one moment, as a consistency group
@@ -56,6 +57,16 @@ shutdown_timeout = 300                    # seconds; after that the guest is lef
 skip_disks = ["vdz"]
 include_isos = false
 change_tracking = true                    # keep a bitmap in qcow2 images, so that the next backup reads changes only
+connect = "qemu:///system"
+
+[drill.web01]                             # what `donjon drill web01` checks; the agent and the witness anyway
+services = ["nginx"]                      # active, says systemd
+scripts = ["curl -fs http://localhost/"]  # commands of the guest, or files here with some
+console = ["login:"]                      # what it must say on its serial console
+files = ["/etc/hostname"]                 # only these of the witness
+boot_timeout = 300                        # seconds
+memory = 1024                             # MiB, if the VM has more
+directory = "/var/tmp"                    # takes what the guest writes
 connect = "qemu:///system"
 """
 
@@ -91,11 +102,26 @@ class PolicySettings:
     scratch: str | None = None
     least_free_scratch: Mebibytes | None = None
     compare_within: Days | None = None
+    witness: tuple[str, ...] = ()
     parallel: Several | None = None
     together: bool = False
     skip_disks: tuple[str, ...] = ()
     include_isos: bool = False
     change_tracking: bool = True
+    connect: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrillSettings:
+    """What is checked when the VM of that name is drilled; `boot_timeout` in seconds, `memory` in MiB."""
+
+    services: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+    console: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    boot_timeout: Seconds | None = None
+    memory: Several | None = None
+    directory: str | None = None
     connect: str | None = None
 
 
@@ -106,6 +132,7 @@ class Configuration:
     origin: str | None = None
     repository: dict[str, RepositorySettings] = field(default_factory=dict)
     policy: dict[str, PolicySettings] = field(default_factory=dict)
+    drill: dict[str, DrillSettings] = field(default_factory=dict)
 
     def find_policy(self, name: str) -> PolicySettings:
         """The policy of that name. Raises ConfigError."""
@@ -122,12 +149,13 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "least": _LEVELS,
     "below_least": ("fail", "warn"),
 }
-_SECTIONS: Mapping[str, type[RepositorySettings | PolicySettings]] = {
+_SECTIONS: Mapping[str, type[RepositorySettings | PolicySettings | DrillSettings]] = {
     "repository": RepositorySettings,
     "policy": PolicySettings,
+    "drill": DrillSettings,
 }
 
-Settings = TypeVar("Settings", RepositorySettings, PolicySettings)
+Settings = TypeVar("Settings", RepositorySettings, PolicySettings, DrillSettings)
 
 
 def find_configuration(explicit: str | None, environ: Mapping[str, str]) -> Path | None:
@@ -173,6 +201,7 @@ def parse_configuration(text: str, *, origin: str) -> Configuration:
         origin=origin,
         repository=_parse_section(source, tables, "repository", RepositorySettings),
         policy=_parse_section(source, tables, "policy", PolicySettings),
+        drill=_parse_section(source, tables, "drill", DrillSettings),
     )
     for name, policy in configuration.policy.items():
         _check_policy(source, configuration, name, policy)
@@ -245,10 +274,20 @@ def _check_policy(source: _Source, configuration: Configuration, name: str, poli
             f"there is no [repository.{policy.repository}]",
             _nearest(policy.repository, configuration.repository),
         )
+    if _asks_too_much(policy):
+        reached = f'more than quiesce = "{policy.quiesce}" can reach'
+        raise source.error(header, "least", f'least = "{policy.least}" is {reached}, so every backup would fail')
     if policy.together and policy.when_running != "live":
         raise source.error(header, "together", 'together = true needs when_running = "live"')
     if not (policy.all or policy.vms or policy.labels):
         raise source.error(header, None, "it chooses no VM", "say vms, labels or all = true")
+
+
+def _asks_too_much(policy: PolicySettings) -> bool:
+    """Whether no live backup could be as consistent as it must be."""
+    if policy.least is None or policy.below_least != "fail" or policy.when_running != "live":
+        return False
+    return _LEVELS.index(policy.least) > _LEVELS.index(policy.quiesce)
 
 
 def _nearest(word: str, known: Iterable[str]) -> str | None:

@@ -27,11 +27,13 @@ from donjon.quiesce.watchdog_process import WatchdogProcess
 from donjon.repository.format.keyfile import Scrypt
 from donjon.repository.store import Store
 from donjon.repository.stores.local import LocalStore
+from donjon.restore.drill import DRILL_DEBT, undo_drill
 from donjon.restore.in_place import SWAP_DEBT, put_back
 from donjon.restore.instant import INSTANT_DEBT, InstantRestore
 from donjon.restore.instant_state import InstantStates
 from donjon.restore.made import FILE_DEBT, remove_restored
 from donjon.restore.server_process import ServerProcesses
+from donjon.state.drills import Drills
 from donjon.state.ledger import Debt, Ledger, Undoer
 from donjon.state.process import this_process
 
@@ -67,6 +69,11 @@ class Program:
     def instant_directory(self) -> Path:
         """Where this host's VMs that run from a repository are known."""
         return self.state_directory / "instant"
+
+    @property
+    def drills(self) -> Drills:
+        """Results of the drills that were held on this host."""
+        return Drills(self.state_directory / "drills")
 
     def open_ledger(self, warn: Warn = lambda _: None) -> Ledger:
         """What donjon owes this host and its guests; `warn` is told what is better not undone. Raises HostError."""
@@ -146,6 +153,7 @@ def undoers(connect: Connect, warn: Warn = lambda _: None) -> Mapping[str, Undoe
         RESUME_DEBT: resume,
         FILE_DEBT: partial(_remove, warn),
         INSTANT_DEBT: partial(_undo_instant, connect),
+        DRILL_DEBT: partial(_undo_drill, connect),
         SWAP_DEBT: partial(_put_back, warn),
     }
 
@@ -159,6 +167,12 @@ def _undo_instant(connect: Connect, uri: str, uuid: str, states: str) -> None:
     known = InstantStates(Path(states))
     with connect(uri) as hypervisor:
         InstantRestore(hypervisor, known, ServerProcesses(known)).undo(uuid)
+
+
+def _undo_drill(connect: Connect, uri: str, name: str, folder: str, network: str, states: str) -> None:
+    known = InstantStates(Path(states))
+    with connect(uri) as hypervisor:
+        undo_drill(hypervisor, known, ServerProcesses(known), name, folder, network)
 
 
 def _put_back(warn: Warn, swaps: str) -> None:

@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
@@ -81,22 +78,24 @@ class Folder:
 
 
 class KillAt:
-    """Ends the process when it reaches its n-th point; says which points it reached."""
+    """Ends the process when it reaches its n-th point; writes down which points it reached."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, reached: Path) -> None:
         self._left = number
+        self._reached = reached
         self._lock = Lock()
 
     def __call__(self, point: str) -> None:
         with self._lock:
-            os.write(1, f"{point}\n".encode())
+            with self._reached.open("a") as file:
+                file.write(f"{point}\n")
             self._left -= 1
             if self._left == 0:
                 kill_this_process()
 
 
-if __name__ == "__main__":
-    here = Folder(Path(sys.argv[1]))
-    action: Callable[[], None] = getattr(here, sys.argv[2])
-    with listening(KillAt(int(sys.argv[3]))):
-        action()
+def run(folder: Path, action: str, number: int, reached: Path) -> None:
+    """In a process of its own."""
+    here = Folder(folder)
+    with listening(KillAt(number, reached)):
+        getattr(here, action)()

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +17,16 @@ from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
 from donjon.restore.in_place import SWAP_DEBT
 from donjon.restore_points import load_manifest, survey_restore_points
-from tests.fault.crashing_host import Folder, LastingHypervisor
+from tests.fault.crashing_host import Folder, LastingHypervisor, run
 from tests.unit.backup.site import UUID, bitmaps, new_qcow2, new_raw, qemu_io, restored, truth
 from tests.unit.repository.disks import CHEAP, PASSWORD
 from tests.unit.restore.test_whole_vm import DEFINITION
 
 Disks = tuple[bytes, bytes]
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Forks of a process that has all loaded: to start Python for each would take longer than what it does."""
+FORKS.set_forkserver_preload(["tests.fault.crashing_host"])
 
 
 class World(NamedTuple):
@@ -40,16 +43,14 @@ class World(NamedTuple):
 
     def run(self, action: str, number: int) -> list[str]:
         """The points that were reached until the process was killed at the last of them, or done."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.fault.crashing_host", self.folder, action, str(number)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        points = done.stdout.split()
-        assert (done.returncode == 0) == (len(points) < number), (points, done.stderr)
+        reached = self.master.with_name("reached")
+        reached.write_text("")
+        process = FORKS.Process(target=run, args=(self.folder, action, number, reached))
+        process.start()
+        process.join(60)
+        points = reached.read_text().split()
+        assert process.exitcode in (0, -signal.SIGKILL), points
+        assert (process.exitcode == 0) == (len(points) < number), points
         return points
 
     def settled(self) -> Folder:

@@ -204,12 +204,8 @@ def _make_point(capture: Capture, writer: Writer, earlier: Earlier, job: _Job, t
     old_indexes = {info.name for info in repository.store.list(FileType.INDEX)}
     storer = DiskStorer(vm.name, writer, repository, earlier, job.sampling, taken_at, job.progress)
     with ExitStack() as held:
-        stored = []
-        for disk in capture.disks:
-            target = disk.disk.target
-            stored.append(storer.store(disk, target if job.group is None else f"{vm.name} {target}"))
-            held.enter_context(stored[-1].block_map)
-        beside = save_side_files(writer, vm.name, vm.side_files)
+        beside = save_side_files(writer, vm.name, vm.side_files)  # first: they change while the guest runs
+        stored = _store_disks(capture, storer, job, held)
         writer.flush()
         capture.verify()
         manifest = _manifest(capture, job, taken_at, stored, beside, earlier.notes)
@@ -243,6 +239,29 @@ def _make_point(capture: Capture, writer: Writer, earlier: Earlier, job: _Job, t
         frozen_s=capture.frozen_s,
         group=job.group,
     )
+
+
+def _store_disks(capture: Capture, storer: DiskStorer, job: _Job, held: ExitStack) -> list[StoredDisk]:
+    """All disks; if what was known of one turns out to be wrong, nothing is believed of the others, either."""
+    names = {disk.disk.target: disk.disk.target for disk in capture.disks}
+    if job.group is not None:
+        names = {target: f"{capture.vm.name} {target}" for target in names}
+    stored = []
+    try:
+        for disk in capture.disks:
+            stored.append(storer.store(disk, names[disk.disk.target]))
+            held.enter_context(stored[-1].block_map)
+        if any(disk.point.mismatch for disk in stored):
+            for number, disk in enumerate(capture.disks):
+                if stored[number].report.kept:
+                    stored[number] = storer.store(disk, names[disk.disk.target], doubted=True)
+                    held.enter_context(stored[number].block_map)
+    except HostError as error:
+        explained = capture.explain(error)
+        if explained is error:
+            raise
+        raise explained from error
+    return stored
 
 
 def _check_names(vm: Vm) -> None:
@@ -284,4 +303,5 @@ def _manifest(
         notes=(*notes, *(note for disk in stored for note in disk.notes), *capture.notes, *beside.notes),
         frozen_s=capture.frozen_s,
         group=job.group,
+        witness=capture.witness,
     )

@@ -23,6 +23,9 @@ from donjon.repository.repository import Repository
 from donjon.repository.writer import Writer
 from donjon.restore_points import disk_path, save_disk
 
+_WRONG = "a block that was said to be unchanged had changed"
+_DOUBTED = "what was known of another disk of the VM turned out to be wrong"
+
 
 @dataclass(frozen=True, slots=True)
 class DiskReport:
@@ -65,10 +68,10 @@ class DiskStorer:
     taken_at: datetime
     progress: Progress
 
-    def store(self, captured: CapturedDisk, shown_as: str) -> StoredDisk:
+    def store(self, captured: CapturedDisk, shown_as: str, *, doubted: bool = False) -> StoredDisk:
         """Store a disk, compare some of what is said to be unchanged, and read all if it is not.
 
-        `shown_as` is its name in the progress.
+        `shown_as` is its name in the progress; what is `doubted` is read in full at once.
 
         Raises:
             HostError: it cannot be read.
@@ -84,11 +87,14 @@ class DiskStorer:
         mismatch = None
         self.progress.begin(shown_as, size)
         try:
-            block_map, stats = self._store_image(captured.source, block_size, previous, compare)
+            if doubted:
+                block_map, stats = self._read_all(captured, block_size)
+            else:
+                block_map, stats = self._store_image(captured.source, block_size, previous, compare)
         except ChangedUnnoticedError as error:
             mismatch = error
             self.progress.begin(shown_as, size)
-            block_map, stats = self._store_image(_Unknown(captured.source), block_size, None, [])
+            block_map, stats = self._read_all(captured, block_size)
         try:
             tree = self._save(captured, block_map)
         except BaseException:
@@ -100,7 +106,8 @@ class DiskStorer:
             captured, disk_path(self.vm_name, target), block_size, comparisons, is_wrong=mismatch is not None
         )
         notes = (_explain(mismatch, captured, block_size, known),) if mismatch else ()
-        return StoredDisk(point, _report(captured, stats, mismatch), tree, block_map, notes)
+        reason = _WRONG if mismatch else _DOUBTED if doubted else captured.reason
+        return StoredDisk(point, _report(captured, stats, reason, is_wrong=point.mismatch), tree, block_map, notes)
 
     def _comparisons(self, target: str) -> tuple[Comparison, ...]:
         disk = self.earlier.manifest.disk(target) if self.earlier.manifest else None
@@ -124,6 +131,9 @@ class DiskStorer:
             progress=self.progress.advance,
             compare=compare,
         )
+
+    def _read_all(self, captured: CapturedDisk, block_size: int) -> tuple[BlockMap, ImageStats]:
+        return self._store_image(_Unknown(captured.source), block_size, None, [])
 
     def _save(self, captured: CapturedDisk, block_map: BlockMap) -> bytes:
         """Keep the map, unless it is that of the restore point before; returns the tree's id."""
@@ -173,8 +183,7 @@ def _point(
     )
 
 
-def _report(captured: CapturedDisk, stats: ImageStats, mismatch: ChangedUnnoticedError | None) -> DiskReport:
-    reason = "a block that was said to be unchanged had changed" if mismatch else captured.reason
+def _report(captured: CapturedDisk, stats: ImageStats, reason: str, *, is_wrong: bool) -> DiskReport:
     return DiskReport(
         target=captured.disk.target,
         size=captured.source.size,
@@ -185,7 +194,7 @@ def _report(captured: CapturedDisk, stats: ImageStats, mismatch: ChangedUnnotice
         stored=stats.stored,
         reason=reason,
         compared=stats.compared,
-        mismatch=mismatch is not None,
+        mismatch=is_wrong,
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from donjon.errors import HostError
 from donjon.model.block_source import BlockSource
 from donjon.model.restore_point import Consistency, ImageStamp, LeftOut, Manifest
 from donjon.model.vm import Disk, Vm
@@ -31,6 +32,10 @@ class CapturedDisk:
     had_internal_snapshots: bool
 
 
+def _as_it_is(error: HostError) -> HostError:
+    return error
+
+
 @dataclass(frozen=True, slots=True)
 class Capture:
     """A VM that holds still.
@@ -38,10 +43,12 @@ class Capture:
     `verify` raises HostError if it did not after all; it must be called when the last byte has been read, before
     anything is committed, and closes the disks. `commit` is called when the restore point is durable and has been read
     back: from then on it is what the next backup builds upon. Without it, what was begun for the next backup is undone
-    when the capture is left, with an exception or without.
+    when the capture is left, with an exception or without. `explain` makes of an error met while reading one that says
+    why, where that is known.
 
     `frozen_s` is how long the guest's file systems were frozen, in seconds; None where nothing was to be frozen.
     `live_definition` is the XML of the guest as it ran, with what was plugged in meanwhile; None if it did not run.
+    `witness` is as in Manifest.
     """
 
     vm: Vm
@@ -51,8 +58,10 @@ class Capture:
     notes: tuple[str, ...]
     verify: Callable[[], None]
     commit: Callable[[], None]
+    explain: Callable[[HostError], HostError] = _as_it_is
     frozen_s: float | None = None
     live_definition: str | None = None
+    witness: dict[str, str] = field(default_factory=dict)
 
 
 class Method(Protocol):

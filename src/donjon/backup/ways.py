@@ -28,12 +28,13 @@ class Ways:
     """What may be done.
 
     `live` is None where a guest that runs is not to be backed up live, `offline` where one that is off is not to be
-    backed up at all.
+    backed up at all. Restore points of the latter have at least the consistency `least`; `live` sees to it itself.
     """
 
     hypervisor: Hypervisor
     live: GroupMethod | None
     offline: Method | None
+    least: Consistency = Consistency.CRASH
 
     def back_up(self, name_or_uuid: str, do: Callable[[Vm, Method], R]) -> R:
         """Have a VM backed up the way that suits it; one that is turned off meanwhile is backed up offline at once.
@@ -50,7 +51,7 @@ class Ways:
         except GuestEndedError:
             if self.offline is None or not self._is_off(vm):
                 raise
-        ended = Restrained(self.offline, most=Consistency.CRASH, note=_ENDED)
+        ended = Restrained(self.offline, most=Consistency.CRASH, least=self.least, note=_ENDED)
         return do(self.hypervisor.find_vm(vm.uuid), ended)
 
     def find_group(self, names: Sequence[str]) -> tuple[list[Vm], GroupMethod]:
@@ -75,7 +76,7 @@ class Ways:
             raise RefusedError(
                 f"cannot back up {vm.name} live: it is {vm.power.value}", hint="leave --method live out, or start it"
             )
-        return self.offline
+        return Restrained(self.offline, least=self.least)
 
     def _is_off(self, vm: Vm) -> bool:
         try:

@@ -29,6 +29,8 @@ _GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("backup", "backup:backup", "Make restore points of VMs."),
             Verb("restore", "restore:restore", "Bring a VM or a disk back."),
             Verb("instant", "instant:instant", "List the VMs that run from a repository."),
+            Verb("drill", "drill:drill", "Prove that a restore point can be restored."),
+            Verb("status", "status:status", "Show how well each VM is protected."),
             Verb("serve-nbd", "serve:serve_nbd", "Serve the disks of a restore point, read-only."),
             Verb("list", "points:list_points", "List restore points, or the repository's objects."),
             Verb("show", "points:show", "Show what a restore point holds."),

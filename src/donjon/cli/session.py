@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
+from socket import getfqdn, gethostname
 
 from donjon.cli.options import Common
 from donjon.cli.passwords import PasswordSource, find_new_password, find_password
@@ -15,6 +16,7 @@ from donjon.cli.text import count, safe
 from donjon.config import Configuration, RepositorySettings, find_configuration, load_configuration
 from donjon.errors import ConfigError, FileMissingError, NoRepositoryError, StoreError
 from donjon.hypervisors.live_hypervisor import LiveHypervisor
+from donjon.hypervisors.selection import other_host
 from donjon.model.progress import Progress
 from donjon.model.restore_point import RestorePoint
 from donjon.repository import lock
@@ -108,9 +110,21 @@ class Session:
         asked = PasswordSource(self.common.password_file, self.common.password_command)
         return asked, PasswordSource(settings.password_file, settings.password_command)
 
-    def connect(self, uri: str | None) -> AbstractContextManager[LiveHypervisor]:
-        """The hypervisor at an address, or the usual one. Raises HostError."""
-        return self.program.connect(uri or self.program.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI)
+    def connect(self, uri: str | None, *, only_looking: bool = False) -> AbstractContextManager[LiveHypervisor]:
+        """The hypervisor at an address, or the usual one.
+
+        Raises:
+            ConfigError: it is on another host, whose disks cannot be reached from here, and not only looked at.
+            HostError: it cannot be reached.
+        """
+        address = uri or self.program.environ.get("LIBVIRT_DEFAULT_URI") or DEFAULT_URI
+        host = None if only_looking else other_host(address, gethostname(), getfqdn())
+        if host is not None:
+            raise ConfigError(
+                f"cannot work with the VMs at {address}: their disks are files of {host}, not of this host",
+                hint=f"run donjon on {host}; `donjon vms` looks from anywhere",
+            )
+        return self.program.connect(address)
 
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:

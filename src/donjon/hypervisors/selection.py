@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from urllib.parse import urlsplit
 
 from donjon.errors import HostError
 from donjon.model.vm import Vm
+
+_HERE = ("", "localhost", "127.0.0.1", "::1")
 
 
 def choose(names: Mapping[str, str], wanted: str) -> str:
@@ -34,3 +37,9 @@ def matches(vm: Vm, selector: str) -> bool:
     """Whether a VM has a label: "tier=db" wants that value, "tier" any."""
     key, equals, value = selector.partition("=")
     return key in vm.labels and (not equals or vm.labels[key] == value)
+
+
+def other_host(uri: str, *own_names: str) -> str | None:
+    """The host that a hypervisor's address names, None if it is this one, which has these names, too."""
+    host = urlsplit(uri).hostname
+    return None if host is None or host in (*_HERE, *(name.lower() for name in own_names)) else host

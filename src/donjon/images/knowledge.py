@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,18 +33,20 @@ class Knowledge:
     bitmap: str | None = None
 
 
-def clean_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
+def clean_since(info: ImageInfo, since: DiskPoint | None, beside: Sequence[DiskPoint] = ()) -> Knowledge:
     """Judge what need not be read again, as the image stood when it was probed.
 
     UNCHANGED: no file of the chain has changed; the whole disk is as it was. BITMAP: the image's own record of changes
     began at the restore point and has missed none, and nothing behind the image has changed.
 
     What this cannot see: a clock that is set back to the very tick of an earlier change, and somebody who clears our
-    bitmap, or disables it, writes, and enables it again: qcow2 keeps no trace of that.
+    bitmap, or disables it, writes, and enables it again: qcow2 keeps no trace of that. Nor does it of an image that was
+    overwritten, in place, with a copy of another disk of the VM and its bitmap.
 
     Args:
         info: of the image now.
         since: the disk in the restore point to build upon; None: there is none.
+        beside: the other disks of that restore point. Their bitmaps may have the same name.
     """
     if since is None:
         return _nothing(_NEW)
@@ -53,10 +56,10 @@ def clean_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
         return Knowledge(Known.UNCHANGED, "no file of the image has changed since the last restore point")
     if info.format != "qcow2":
         return _nothing(_doubt_about(info, since))
-    return _bitmap_since(info, since)
+    return _bitmap_since(info, since, beside)
 
 
-def tracked_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
+def tracked_since(info: ImageInfo, since: DiskPoint | None, beside: Sequence[DiskPoint] = ()) -> Knowledge:
     """Judge what need not be read again of an image that a running guest has open, as far as can be told from outside.
 
     BITMAP: what its bitmap does not call dirty is clean, if it is there and whole, which only the guest's QEMU knows.
@@ -64,6 +67,7 @@ def tracked_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
     Args:
         info: of the image now.
         since: as for `clean_since`.
+        beside: as for `clean_since`.
     """
     if since is None:
         return _nothing(_NEW)
@@ -74,7 +78,7 @@ def tracked_since(info: ImageInfo, since: DiskPoint | None) -> Knowledge:
         return _nothing(f"the guest writes to the image, and {info.format} images{version} keep no record of changes")
     if since.checkpoint is None:
         return _nothing(_NO_BITMAP)
-    if problem := _problem_behind(info, since):
+    if problem := _problem_of_place(info, since, beside) or _problem_behind(info, since):
         return _nothing(problem)
     return Knowledge(Known.BITMAP, "the bitmap kept by the running guest tells what has changed", since.checkpoint)
 
@@ -98,11 +102,11 @@ def _doubt_about(info: ImageInfo, since: DiskPoint) -> str:
     return "the image was written too shortly before the last restore point to tell"
 
 
-def _bitmap_since(info: ImageInfo, since: DiskPoint) -> Knowledge:
+def _bitmap_since(info: ImageInfo, since: DiskPoint, beside: Sequence[DiskPoint]) -> Knowledge:
     if since.checkpoint is None:
         return _nothing(f"the image has changed, and {_NO_BITMAP}")
     bitmap = next((bitmap for bitmap in info.bitmaps if bitmap.name == since.checkpoint), None)
-    if problem := _problem_of(bitmap) or _problem_behind(info, since):
+    if problem := _problem_of(bitmap) or _problem_of_place(info, since, beside) or _problem_behind(info, since):
         return _nothing(problem)
     return Knowledge(Known.BITMAP, "the image's bitmap tells what has changed", since.checkpoint)
 
@@ -114,6 +118,20 @@ def _problem_of(bitmap: Bitmap | None) -> str | None:
         return "the bitmap is marked as in use: the guest runs, or its QEMU did not end in an orderly way"
     if not bitmap.enabled:
         return "the bitmap was disabled and may have missed changes"
+    return None
+
+
+def _problem_of_place(info: ImageInfo, since: DiskPoint, beside: Sequence[DiskPoint]) -> str | None:
+    """Why the bitmap could be another disk's: those that began together share a name, and disks can change places."""
+    alike = [other for other in beside if other.checkpoint == since.checkpoint]
+    if not alike:
+        return None
+    now, then = info.stamps[0], since.stamps[0] if since.stamps else None
+    if then is None or now.path != then.path:
+        return "the image is not where it was, and may have been that of another disk"
+    for other in alike:
+        if now.inode != then.inode and other.stamps and now.inode == other.stamps[0].inode:
+            return f"the image was that of {other.target}"
     return None
 
 

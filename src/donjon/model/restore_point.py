@@ -114,7 +114,8 @@ class Manifest:
 
     `format` is the version of this very structure; `consistency` the name of a Consistency in lower case. `frozen_s` is
     how long the guest's file systems were frozen, in seconds, None if they were not. Restore points of several VMs that
-    were taken at one moment have the same `group`.
+    were taken at one moment have the same `group`. `witness` says what the guest itself found in some of its files: the
+    SHA-256 by path, in hex.
     """
 
     format: int
@@ -132,10 +133,15 @@ class Manifest:
     notes: tuple[str, ...] = ()
     frozen_s: float | None = None
     group: str | None = None
+    witness: dict[str, str] = field(default_factory=dict)
 
     def disk(self, target: str) -> DiskPoint | None:
         """The disk of that name, if it is in the restore point."""
         return next((disk for disk in self.disks if disk.target == target), None)
+
+    def beside(self, target: str) -> tuple[DiskPoint, ...]:
+        """All disks but that one."""
+        return tuple(disk for disk in self.disks if disk.target != target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,13 @@ def dial_unix(path: Path) -> Stream:
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connected.connect(os.fspath(path))
+        return Stream(connected, ANSWER_TIMEOUT_S)
     except OSError as error:
         connected.close()
         raise _unreachable(str(path), error) from error
-    return Stream(connected, ANSWER_TIMEOUT_S)
+    except BaseException:
+        connected.close()
+        raise
 
 
 def dial_tcp(host: str, port: int) -> Stream:
@@ -45,8 +48,12 @@ def dial_tcp(host: str, port: int) -> Stream:
         connected = socket.create_connection((host, port), CONNECT_TIMEOUT_S)
     except (OSError, UnicodeError) as error:
         raise _unreachable(f"{host}:{port}", error) from error
-    connected.settimeout(None)  # The stream has its own way.
-    return Stream(connected, ANSWER_TIMEOUT_S)
+    try:
+        connected.settimeout(None)  # The stream has its own way.
+        return Stream(connected, ANSWER_TIMEOUT_S)
+    except BaseException:
+        connected.close()
+        raise
 
 
 def _unreachable(place: str, error: OSError | UnicodeError) -> HostError:

@@ -92,14 +92,16 @@ class Pool:
             return connection
 
     def _open(self) -> Connection:
-        stream = self._dial()
-        with self._state:
-            self._busy.add(stream)
+        stream: Stream | None = None
         try:
+            stream = self._dial()
+            with self._state:
+                self._busy.add(stream)
             self._check_open()
             return Connection(stream, self._wanted)
         except BaseException:
-            self._drop(stream)
+            if stream is not None:
+                self._drop(stream)
             raise
 
     def _drop(self, stream: Stream) -> None:

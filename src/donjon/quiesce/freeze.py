@@ -45,10 +45,13 @@ class Quiesce(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What came of freezing a guest; `note` says why it is less than was asked for, or what is still owed."""
+    """What came of freezing a guest; `note` says why it is less than was asked for, or what is still owed.
+
+    `frozen_s` is None where it was not frozen.
+    """
 
     consistency: Consistency
-    frozen_s: float = 0.0
+    frozen_s: float | None = None
     note: str | None = None
 
 
@@ -85,7 +88,7 @@ class _Guest:
     def outcome(self) -> Frozen:
         """At the end."""
         reached = Consistency.CRASH if self.notes else self.level.consistency
-        frozen_s = self.thawed_at - self.asked_at if isinstance(self.froze, int) else 0.0
+        frozen_s = self.thawed_at - self.asked_at if isinstance(self.froze, int) and self.froze else None
         return Frozen(reached, frozen_s, "; ".join(self.notes) or None)
 
 

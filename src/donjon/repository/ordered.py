@@ -32,6 +32,5 @@ def map_ordered(executor: Executor, function: Callable[[T], R], items: Iterable[
             yield pending.popleft().result()
     finally:
         # Nothing is at work any more when this is left: what it works on may be closed next.
-        for future in pending:
-            future.cancel()
-        wait(pending)
+        # One that could be cancelled never begins; were it waited for, an executor that is shut down would not say so.
+        wait([future for future in pending if not future.cancel()])

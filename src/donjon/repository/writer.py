@@ -45,13 +45,14 @@ class WriteOptions:
     """How to write.
 
     `level` is zstd's (1 fast .. 19 small); `pack_size` in bytes; `verify` opens every blob again before it is kept;
-    `workers` seal blobs (0: as many as is worth while).
+    `workers` seal blobs (0: as many as is worth while). `pace` is the lock's.
     """
 
     level: int = FASTEST
     pack_size: int = 16 << 20
     verify: bool = False
     workers: int = 0
+    pace: lock.Pace = field(default_factory=lock.Pace)
 
 
 class Prepared(NamedTuple):
@@ -335,8 +336,9 @@ def writing(repository: Repository, options: WriteOptions | None = None) -> Iter
             "cannot write to the repository: it is of version 1, which knows no compression",
             hint="`restic migrate upgrade_repo_v2` makes it one of version 2",
         )
-    with lock.held(repository.files) as held:
+    options = options or WriteOptions()
+    with lock.held(repository.files, pace=options.pace) as held:
         repository.load_index()
         repository.forget_lost_packs()  # what was in them is stored anew
-        with Writer(repository, held, options or WriteOptions()) as writer:
+        with Writer(repository, held, options) as writer:
             yield writer

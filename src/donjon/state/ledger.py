@@ -7,6 +7,7 @@ cut.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sqlite3
@@ -153,7 +154,8 @@ class Ledger:
     def settle(self) -> list[Debt]:
         """Undo what dead processes left behind, newest first; debts of living ones are theirs.
 
-        Each debt is taken over before it is undone, so that several processes may settle at once.
+        One process at a time does so, because the order matters; others wait, and find nothing left. Each debt is taken
+        over before it is undone.
 
         Returns:
             What could not be undone, and so is still owed.
@@ -161,13 +163,31 @@ class Ledger:
         Raises:
             HostError: the ledger cannot be read or written.
         """
-        left = [debt for debt in reversed(self.debts()) if not debt.owner.is_alive()]
-        return [debt for debt in left if (mine := self._hand_over(debt, this_process())) and self._pay(mine)]
+        with self._alone():
+            left = [debt for debt in reversed(self.debts()) if not debt.owner.is_alive()]
+            return [debt for debt in left if (mine := self._hand_over(debt, this_process())) and self._pay(mine)]
 
     def forgive(self, debt: Debt) -> None:
         """Strike a debt off that will not be undone, see `Debt.forgive`."""
         self._strike(debt)
         self._forgiven.add(debt.id)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait until no other process settles. Raises HostError."""
+        if self._path == ":memory:":
+            yield
+            return
+        try:
+            # Not the file: closing it would take SQLite's own locks on it away.
+            descriptor = os.open(Path(self._path).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"cannot use the ledger {self._path}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _owe(self, kind: str, args: dict[str, Argument]) -> Debt:
         if kind not in self._undoers:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,9 +78,8 @@ class FakeBackups:
                 disk.break_bitmaps()
 
     def power_off(self, uuid: str) -> None:
-        """The guest ends in order, by itself."""
-        self._end(uuid)
-        self.change(replace(self.find_vm(uuid), power=Power.OFF))
+        """Of the hypervisor that this is part of."""
+        raise NotImplementedError
 
     def forget_checkpoints(self, uuid: str) -> None:
         """As after a migration: bitmaps travel, what libvirt knew of them does not."""
@@ -129,7 +128,7 @@ class FakeBackups:
             raise ValueError("there is no negative time")
         job = self._jobs.get(uuid)
         if job is not None and job.socket == socket:
-            self._end(uuid)
+            self.end_jobs(uuid)
 
     def checkpoints(self, uuid: str) -> list[Checkpoint]:
         """The oldest first."""
@@ -178,7 +177,8 @@ class FakeBackups:
         born = known[name].created_at if name in known else _BEGINNING + timedelta(seconds=self._births)
         known[name] = Checkpoint(name, frozenset(targets), born)
 
-    def _end(self, uuid: str) -> None:
+    def end_jobs(self, uuid: str) -> None:
+        """Ours of that guest, whatever it was read for."""
         job = self._jobs.pop(uuid, None)
         if job is not None:
             job.held.close()

@@ -107,6 +107,13 @@ class FakeHypervisor(FakeAgents, FakeLiveDisks):
         """Somebody gives the VM of that UUID other properties."""
         self._vms[vm.uuid] = vm
 
+    def power_off(self, uuid: str) -> None:
+        """The guest ends in order, by itself."""
+        self._set_power(self.find_vm(uuid), Power.OFF)
+
     def _set_power(self, vm: Vm, power: Power) -> None:
+        if power is Power.OFF:
+            self.end_jobs(vm.uuid)
+            self.agent(vm.uuid).frozen = False
         live = None if power is Power.OFF else vm.live_definition or vm.definition or "<domain/>"
         self._vms[vm.uuid] = replace(vm, power=power, live_definition=live)

@@ -18,6 +18,7 @@ from donjon.model.progress import NoProgress, Progress
 from donjon.model.restore_point import RestorePoint
 from donjon.model.vm import Disk, Power, Vm
 from donjon.repository.format.blob import BlobType
+from donjon.repository.lock import Pace
 from donjon.repository.repository import Repository
 from donjon.repository.store import FileName, FileType, Store
 from donjon.repository.stores.memory import MemoryStore
@@ -33,7 +34,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 BLOCK = 512 * KIB
 UUID = "6c0f8b1e-3a54-4d7c-9d8a-0123456789ab"
-QUICK = WriteOptions(workers=2)
+QUICK = WriteOptions(workers=2, pace=Pace(settle=0))
 NEVER = Sampling(days=0)
 
 

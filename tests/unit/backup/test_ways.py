@@ -105,6 +105,19 @@ def test_what_fails_live_for_another_reason_is_not_tried_again() -> None:
         Ways(host, LIVE, OFFLINE).back_up("web01", store)
 
 
+def test_a_guest_turned_off_in_the_middle_is_not_passed_off_as_more_than_was_asked_for() -> None:
+    host = FakeHypervisor([WEB])
+
+    def store(vm: Vm, method: Method) -> tuple[str, Power, Consistency, tuple[str, ...]]:
+        if method.name == "live":
+            host.power_off(vm.uuid)
+            raise GuestEndedError("gone")
+        return captured(vm, method)
+
+    with pytest.raises(HostError, match="only crash consistency was reached, not filesystem"):
+        Ways(host, LIVE, OFFLINE, least=Consistency.FILESYSTEM).back_up("web01", store)
+
+
 def test_a_group_is_taken_only_if_every_guest_runs() -> None:
     off = replace(WEB, uuid="2222", name="db01", power=Power.OFF)
     ways = Ways(FakeHypervisor([WEB, off]), LIVE, OFFLINE)

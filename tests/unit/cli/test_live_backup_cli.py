@@ -118,7 +118,9 @@ def test_together_with_one_that_is_off_nothing_is_done(cli: Cli, home: Path) -> 
 
 def test_less_than_the_least_consistency_fails_or_warns(cli: Cli, home: Path) -> None:
     define_guests(cli, home, 1, running=True)
-    failed = run(cli, "backup", "web00", "--least", "application")
+    nonsense = run(cli, "backup", "web00", "--least", "application")
+    assert (nonsense.exit_code, "guests are only quiesced to filesystem" in nonsense.err) == (1, True)
+    failed = run(cli, "backup", "web00", "--quiesce", "application", "--least", "application")
     assert failed.exit_code == 1
     assert "only filesystem consistency was reached" in failed.err
     suspended = run(cli, "backup", "web00", "--suspend", "--least", "filesystem")

@@ -68,7 +68,7 @@ def test_guests_stand_still_together_while_the_block_runs(site: Site) -> None:
     for vm in (WEB, DB):
         outcome = site.freezer.outcome(vm.uuid)
         assert (outcome.consistency, outcome.note) == (Consistency.FILESYSTEM, None)
-        assert outcome.frozen_s > 0
+        assert outcome.frozen_s
     assert site.web.said == ["ping", "status", "freeze", "thaw"]
 
 

@@ -243,7 +243,7 @@ def test_a_blob_that_one_of_two_packs_has_undamaged_affects_nothing() -> None:
     for file in [file for file in store.files if file.type is FileType.PACK]:
         damaged = Repository(MemoryStore(), repository.key, repository.config)
         assert isinstance(damaged.store, MemoryStore)
-        damaged.store.files = store.files | {file: b"\0" + store.files[file][1:]}
+        damaged.store.files = store.files | {file: bytes([store.files[file][0] ^ 1]) + store.files[file][1:]}
         report = check(damaged, read_data=Subset(), no_lock=True)
         tree = read_header(repository, bytes.fromhex(file.name), len(store.files[file]))[0].type is BlobType.TREE
         assert [error.what for error in report.errors] == [str(file)]

@@ -71,3 +71,13 @@ def test_a_disk_can_be_closed_as_soon_as_its_backup_has_failed() -> None:
             reads = len(disk.reads)
             time.sleep(0.1)
             assert len(disk.reads) == reads
+
+
+def test_results_that_nobody_asks_for_any_more_are_not_waited_for_where_the_executor_is_gone() -> None:
+    go_on = threading.Event()
+    executor = ThreadPoolExecutor(1)
+    results = map_ordered(executor, lambda number: number == 0 or go_on.wait(), range(9), ahead=3)
+    assert next(results)
+    executor.shutdown(wait=False, cancel_futures=True)
+    go_on.set()
+    del results  # a generator is closed when nobody holds it any more

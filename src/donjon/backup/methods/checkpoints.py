@@ -20,7 +20,7 @@ from donjon.hypervisors.live_hypervisor import LiveHypervisor
 from donjon.images.bitmaps import can_have_bitmaps, remove_bitmap
 from donjon.images.image_info import ImageInfo
 from donjon.images.knowledge import Knowledge, Known, tracked_since
-from donjon.model.restore_point import DiskPoint
+from donjon.model.restore_point import Manifest
 from donjon.model.vm import Disk, Power
 
 CHECKPOINT_DEBT = "vm.checkpoint"
@@ -50,7 +50,7 @@ class LiveDisk:
         return replace(self, known=Knowledge(Known.NOTHING, reason))
 
 
-def examine(disk: Disk, info: ImageInfo, point: DiskPoint | None, *, track: bool) -> LiveDisk:
+def examine(disk: Disk, info: ImageInfo, since: Manifest | None, *, track: bool) -> LiveDisk:
     """What can be known of a disk beforehand, and from now on.
 
     An image with internal snapshots is not tracked: QEMU goes back to no snapshot of an image that has a bitmap. The
@@ -59,7 +59,8 @@ def examine(disk: Disk, info: ImageInfo, point: DiskPoint | None, *, track: bool
     if disk.shared:
         return LiveDisk(disk, info, Knowledge(Known.NOTHING, "other guests may write to the disk, too"), tracked=False)
     tracked = track and can_have_bitmaps(info) and not info.internal_snapshots and not disk.read_only
-    return LiveDisk(disk, info, tracked_since(info, point), tracked)
+    point, beside = (since.disk(disk.target), since.beside(disk.target)) if since else (None, ())
+    return LiveDisk(disk, info, tracked_since(info, point, beside), tracked)
 
 
 def reconcile(host: HotBackup, uuid: str, disks: Iterable[LiveDisk]) -> list[LiveDisk]:
@@ -79,11 +80,17 @@ def reconcile(host: HotBackup, uuid: str, disks: Iterable[LiveDisk]) -> list[Liv
     return [disk.unknown(broken[disk.target]) if disk.target in broken else disk for disk in disks]
 
 
-def find_stale(host: HotBackup, uuid: str, repository_id: str, disks: Iterable[LiveDisk]) -> frozenset[str]:
-    """Names of all checkpoints and bitmaps that earlier restore points in the same repository began with."""
+def find_stale(
+    host: HotBackup, uuid: str, repository_id: str, disks: Iterable[LiveDisk], since: Manifest | None
+) -> frozenset[str]:
+    """Names of all checkpoints and bitmaps that earlier restore points in the same repository began with.
+
+    Of one that the hypervisor forgot, and that is of no use any more, only the last restore point knows.
+    """
+    points = (point.checkpoint for point in (since.disks if since else ()) if point.checkpoint)
     bitmaps = (bitmap.name for disk in disks for bitmap in disk.info.bitmaps)
     checkpoints = (checkpoint.name for checkpoint in host.checkpoints(uuid))
-    return frozenset(name for name in (*bitmaps, *checkpoints) if is_bitmap_of(repository_id, name))
+    return frozenset(name for name in (*points, *bitmaps, *checkpoints) if is_bitmap_of(repository_id, name))
 
 
 def encode_images(disks: Iterable[LiveDisk]) -> str:
@@ -135,7 +142,8 @@ def _reason(error: CheckpointError) -> str:
 
 
 def _delete(host: HotBackup, uuid: str, name: str, targets: list[str]) -> None:
-    """Delete a checkpoint, one that only bitmaps of some of the disks tell of included."""
-    is_known = any(checkpoint.name == name for checkpoint in host.checkpoints(uuid))
-    if is_known or len(_find_broken(host, uuid, name, targets)) < len(targets):
+    """Delete a checkpoint, and bitmaps of that name that it does not, or no longer, say it has."""
+    if any(checkpoint.name == name for checkpoint in host.checkpoints(uuid)):
+        host.delete_checkpoint(uuid, name)
+    if targets and len(_find_broken(host, uuid, name, targets)) < len(targets):
         host.delete_checkpoint(uuid, name)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from donjon import trace
@@ -41,6 +42,7 @@ from donjon.model.vm import Power, Vm
 from donjon.nbd.client import NbdClient
 from donjon.quiesce.freeze import Freezer, Frozen, Quiesce
 from donjon.quiesce.watchdog import Alarm, Watchdog
+from donjon.quiesce.witness import Witness
 from donjon.state.ledger import Debt, Ledger
 
 __all__ = ["CHECKPOINT_DEBT", "JOB_DEBT", "SCRATCH_DEBT", "GuestEndedError", "Live", "LiveOptions", "StartWatchdog"]
@@ -64,7 +66,8 @@ class LiveOptions:
 
     `least` is the consistency below which the backup fails; None: any will do, and a note says what is missing.
     `scratch_directory` gets what the guest overwrites meanwhile; when fewer than `least_free` bytes are left there, the
-    backup is given up, so that the guest goes on. No guest stays frozen for longer than `freeze_deadline_s`.
+    backup is given up, so that the guest goes on. No guest stays frozen for longer than `freeze_deadline_s`. `witness`
+    are files in the guests whose hashes are kept.
     """
 
     include_isos: bool = False
@@ -75,13 +78,14 @@ class LiveOptions:
     scratch_directory: Path = Path("/var/tmp")  # noqa: S108 - sticky, on disk, and entered by QEMU's user
     least_free: int = 512 * _MIB
     freeze_deadline_s: float = 10.0
+    witness: tuple[str, ...] = ()
 
 
 @dataclass
 class _Job:
     """A VM's backup job: what is owed for it, and `under_way` until it has ended.
 
-    `begun` is the new checkpoint, `stale` are older ones.
+    `begun` is the new checkpoint, `stale` are older ones. `low` tells when the scratch space has run out.
     """
 
     vm: Vm
@@ -92,6 +96,7 @@ class _Job:
     checkpoint: str | None
     begun: Debt | None
     under_way: ExitStack = field(default_factory=ExitStack)
+    low: Alarm | None = None
 
     @property
     def socket(self) -> Path:
@@ -127,20 +132,24 @@ class Live:
     def capture_together(self, wanted: Sequence[tuple[Vm, Manifest | None]]) -> Iterator[list[Capture]]:
         """See GroupMethod."""
         with self._start_watchdog() as watchdog, ExitStack() as owed, ExitStack() as reading:
-            jobs = [self._prepare(vm, since, owed) for vm, since in wanted]
-            freezer = Freezer(self._hypervisor, self._ledger, watchdog, self._options.freeze_deadline_s)
-            self._begin_together(jobs, freezer)
-            captures = [self._capture(job, freezer.outcome(job.vm.uuid), reading) for job in jobs]
-            # Only now: a job must not end while a client is in the middle of its handshake.
-            least_free = self._options.least_free
-            low = [
-                reading.enter_context(watchdog.watching_space(job.vm.uuid, job.folder, job.socket, least_free))
-                for job in jobs
-            ]
-            try:
-                yield captures
-            except HostError as error:
-                raise self._explain(error, jobs, low) from error
+            with self._noticing_an_end([vm for vm, _ in wanted]):
+                jobs = [self._prepare(vm, since, owed) for vm, since in wanted]
+                captures = self._begin_and_open(jobs, watchdog, reading)
+            trace.reached("live.captured")
+            yield captures
+
+    def _begin_and_open(self, jobs: Sequence[_Job], watchdog: Watchdog, reading: ExitStack) -> list[Capture]:
+        """Have all disks of one moment ready to be read."""
+        freezer = Freezer(self._hypervisor, self._ledger, watchdog, self._options.freeze_deadline_s)
+        witness = Witness(self._hypervisor, self._options.witness)
+        witness.ask_before([job.vm.uuid for job in jobs])
+        self._begin_together(jobs, freezer)
+        captures = [self._capture(job, freezer.outcome(job.vm.uuid), reading) for job in jobs]
+        # Only now: a job must not end while a client is in the middle of its handshake.
+        for job in jobs:
+            watching = watchdog.watching_space(job.vm.uuid, job.folder, job.socket, self._options.least_free)
+            job.low = reading.enter_context(watching)
+        return [_with_witness(capture, witness) for capture in captures]
 
     def _prepare(self, vm: Vm, since: Manifest | None, owed: ExitStack) -> _Job:
         """Look at a VM, and owe all that is about to be done: the scratch folder, the checkpoint, the job."""
@@ -148,16 +157,11 @@ class Live:
         disks, left_out = choose_disks(vm, options.skip_disks, include_isos=options.include_isos)
         self._check_free(vm)
         live = [
-            examine(
-                disk,
-                probe(str(disk.source), disk.image_format),
-                since.disk(disk.target) if since else None,
-                track=options.track_changes,
-            )
+            examine(disk, probe(str(disk.source), disk.image_format), since, track=options.track_changes)
             for disk in disks
         ]
         live = reconcile(host, vm.uuid, live)
-        stale = find_stale(host, vm.uuid, self._repository_id, live)
+        stale = find_stale(host, vm.uuid, self._repository_id, live, since)
         folder = owed.enter_context(
             scratch_for(self._ledger, options.scratch_directory, host.qemu_owner(vm.uuid), options.least_free)
         )
@@ -234,7 +238,14 @@ class Live:
 
         notes = tuple(_notes(job, frozen))
         moment = job.vm, frozen.consistency, captured, job.left_out, notes
-        return Capture(*moment, verify, commit, frozen_s=frozen.frozen_s, live_definition=job.vm.live_definition)
+        return Capture(
+            *moment,
+            verify,
+            commit,
+            explain=partial(self._explain, job),
+            frozen_s=frozen.frozen_s,
+            live_definition=job.vm.live_definition,
+        )
 
     def _check_consistency(self, vm: Vm, frozen: Frozen) -> None:
         least = self._options.least
@@ -261,19 +272,26 @@ class Live:
                     )
                 )
 
-    def _explain(self, error: HostError, jobs: Sequence[_Job], low: Sequence[Alarm]) -> HostError:
-        """Why the disks cannot be read any more, where that is known."""
-        for job, alarm in zip(jobs, low, strict=True):
-            name = job.vm.name
-            if alarm.fired:
-                return HostError(
-                    f"cannot back up {name}: the space in {job.folder.parent} ran out, so the backup was given up;"
-                    " the guest goes on",
-                    hint="make room, or name another local disk with --scratch",
-                )
-            if self._has_ended(job.vm):
-                return GuestEndedError(f"cannot back up {name}: it was turned off meanwhile", hint="try again")
-        return error
+    def _explain(self, job: _Job, error: HostError) -> HostError:
+        """Why its disks cannot be read any more, where that is known."""
+        if job.low is not None and job.low.fired:
+            return HostError(
+                f"cannot back up {job.vm.name}: the space in {job.folder.parent} ran out, so the backup was given"
+                " up; the guest goes on",
+                hint="make room, or name another local disk with --scratch",
+            )
+        return _ended(job.vm) if self._has_ended(job.vm) else error
+
+    @contextmanager
+    def _noticing_an_end(self, vms: Sequence[Vm]) -> Iterator[None]:
+        """Say so if it fails because a guest was turned off."""
+        try:
+            yield
+        except HostError as error:
+            for vm in vms:
+                if self._has_ended(vm):
+                    raise _ended(vm) from error
+            raise
 
     def _has_ended(self, vm: Vm) -> bool:
         """Whether the guest is off, or gone with its definition; False if nobody can say."""
@@ -281,6 +299,10 @@ class Live:
             return all(known.uuid != vm.uuid or known.power is Power.OFF for known in self._hypervisor.list_vms())
         except HostError:
             return False
+
+
+def _ended(vm: Vm) -> GuestEndedError:
+    return GuestEndedError(f"cannot back up {vm.name}: it was turned off meanwhile", hint="try again")
 
 
 def _open(job: _Job, disk: LiveDisk, clients: ExitStack) -> CapturedDisk:
@@ -308,6 +330,11 @@ def _stamps(info: ImageInfo) -> tuple[ImageStamp, ...]:
     """The image's own is never settled: the guest goes on writing."""
     own = len(info.chain[0].files)
     return (*(replace(stamp, settled=False) for stamp in info.stamps[:own]), *info.stamps[own:])
+
+
+def _with_witness(capture: Capture, witness: Witness) -> Capture:
+    sworn = witness.ask_after(capture.vm.uuid, capture.consistency)
+    return replace(capture, witness=sworn.hashes, notes=(*capture.notes, *sworn.notes))
 
 
 def _notes(job: _Job, frozen: Frozen) -> Iterator[str]:

@@ -26,7 +26,7 @@ from donjon.images.image_info import ImageInfo
 from donjon.images.inspection import probe
 from donjon.images.knowledge import Knowledge, Known, clean_since
 from donjon.images.locks import in_use
-from donjon.model.restore_point import DiskPoint, Manifest
+from donjon.model.restore_point import Manifest
 from donjon.model.vm import Disk, Vm
 from donjon.state.ledger import Debt, Ledger
 
@@ -92,8 +92,7 @@ class Offline:
             found = [_examine(disk, still) for disk in disks]
             name = new_bitmap_name(self._repository_id)
             images = [
-                self._begin(disk, info, since.disk(disk.target) if since else None, still, name, owed)
-                for disk, info in zip(disks, found, strict=True)
+                self._begin(disk, info, since, still, name, owed) for disk, info in zip(disks, found, strict=True)
             ]
             captured = tuple(_open(image, still, opened) for image in images)
 
@@ -108,14 +107,16 @@ class Offline:
             yield Capture(vm, still.consistency, captured, left_out, tuple(_notes(images)), verify, commit)
 
     def _begin(
-        self, disk: Disk, found: ImageInfo, point: DiskPoint | None, still: Standstill, name: str, owed: ExitStack
+        self, disk: Disk, found: ImageInfo, since: Manifest | None, still: Standstill, name: str, owed: ExitStack
     ) -> _Image:
         """Judge what is known of an image, and have its changes noted from now on.
 
         What is known is judged again after a bitmap was begun: what happened before is in the old one, what happens
         from here on in the new one, and nothing in between. An image that has not changed at all keeps the old one.
         """
-        known = clean_since(found, point)
+        point = since.disk(disk.target) if since else None
+        beside = since.beside(disk.target) if since else ()
+        known = clean_since(found, point, beside)
         if still.has_images_open:
             return _Image(disk, found, known, None, None, ())
         mine = {bitmap.name for bitmap in found.bitmaps if is_bitmap_of(self._repository_id, bitmap.name)}
@@ -131,7 +132,7 @@ class Offline:
             return _Image(disk, found, known, None, None, tuple(mine), note=f"the next backup reads all: {error}")
         trace.reached("offline.bitmap-begun")
         info = probe(found.path, found.format)
-        return _Image(disk, info, clean_since(info, point), begun, name, tuple(mine))
+        return _Image(disk, info, clean_since(info, point, beside), begun, name, tuple(mine))
 
 
 def _examine(disk: Disk, still: Standstill) -> ImageInfo:

@@ -77,7 +77,7 @@ def backup(
         run = _Run(session, repository, wished, held.enter_context(session.bars()))
         if hypervisor is None:
             vm = vm_from_files(vms[0] if vms else None, choice.disk, choice.definition)
-            return describe_backup([run.store(vm, _offline(None, ledger, repository, wished), Stop())], [])
+            return describe_backup([run.store(vm, _by_hand(ledger, repository, wished), Stop())], [])
         ways = _ways(hypervisor, ledger, repository, wished, session)
         candidates = _candidates(hypervisor, vms, choice, policy)
         return run.together(ways, candidates) if wished.together else run.each(ways, candidates)
@@ -156,13 +156,14 @@ def _ways(hypervisor: LiveHypervisor, ledger: Ledger, repository: Repository, wi
     if wished.live:
         live = session.program.live_method(hypervisor, ledger, repository.config.id, wished.live)
     if wished.offline:
-        offline = _offline(hypervisor, ledger, repository, wished)
-    return Ways(hypervisor, live, offline)
+        offline = Offline(hypervisor, ledger, repository.config.id, wished.offline)
+    return Ways(hypervisor, live, offline, wished.least)
 
 
-def _offline(hypervisor: Hypervisor | None, ledger: Ledger, repository: Repository, wished: Wishes) -> Method:
+def _by_hand(ledger: Ledger, repository: Repository, wished: Wishes) -> Method:
+    """For a VM that no hypervisor was asked about."""
     assert wished.offline is not None
-    return Restrained(Offline(hypervisor, ledger, repository.config.id, wished.offline), least=wished.least)
+    return Restrained(Offline(None, ledger, repository.config.id, wished.offline), least=wished.least)
 
 
 def _candidates(

@@ -88,6 +88,9 @@ class Manner:
     least_free_scratch: Annotated[int | None, Parameter(metavar="MIB")] = None
     """With less left there, the backup is given up, so that the guest goes on (else 512)."""
 
+    witness: Annotated[tuple[str, ...], Parameter(metavar="PATH")] = ()
+    """File in a running guest whose hash is kept, for `donjon drill` to compare; may be repeated."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +145,8 @@ def wishes(
         ConfigError: it makes no sense.
     """
     check_numbers(choice, manner, content)
+    if relative := [path for path in (*manner.witness, *policy.witness) if not path.startswith("/")]:
+        raise ConfigError(f"cannot keep the hash of {relative[0]!r}: it is no path from the root of the guest")
     when_running = _when_running(manner, policy)
     together = choice.together or policy.together
     if together and when_running != "live":
@@ -203,15 +208,22 @@ def _live_options(manner: Manner, content: Content, policy: PolicySettings, leas
     usual = LiveOptions()
     scratch = manner.scratch or policy.scratch
     least_free = manner.least_free_scratch if manner.least_free_scratch is not None else policy.least_free_scratch
+    quiesce = Quiesce[(manner.quiesce or policy.quiesce).upper()]
+    if least is not None and least > quiesce.consistency:
+        raise ConfigError(
+            f"cannot reach {least.name.lower()} consistency: guests are only quiesced to {quiesce.value}",
+            hint=f"say --quiesce {least.name.lower()}, too",
+        )
     return LiveOptions(
         include_isos=content.include_isos or policy.include_isos,
         skip_disks=frozenset((*content.skip_disk, *policy.skip_disks)),
         track_changes=content.change_tracking and policy.change_tracking,
-        quiesce=Quiesce[(manner.quiesce or policy.quiesce).upper()],
+        quiesce=quiesce,
         least=least,
         scratch_directory=Path(scratch).absolute() if scratch else usual.scratch_directory,
         least_free=usual.least_free if least_free is None else least_free * _MIB,
         freeze_deadline_s=manner.freeze_deadline or policy.freeze_deadline or usual.freeze_deadline_s,
+        witness=(*manner.witness, *policy.witness),
     )
 
 

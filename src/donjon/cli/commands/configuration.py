@@ -9,7 +9,7 @@ from donjon.cli.options import COMMON, Common, Given
 from donjon.cli.page import Page
 from donjon.cli.result import Deed, Result
 from donjon.cli.session import Session
-from donjon.config import EXAMPLE, Configuration, PolicySettings, RepositorySettings
+from donjon.config import EXAMPLE, Configuration, DrillSettings, PolicySettings, RepositorySettings
 from donjon.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ class Shown(Result):
         """As TOML; what is not set is left out."""
         origin = self.configuration.origin
         page.line(f"# from {origin}" if origin else "# there is no configuration file")
-        for section in ("repository", "policy"):
+        for section in ("repository", "policy", "drill"):
             for name, settings in getattr(self.configuration, section).items():
                 page.line()
                 page.line(f"[{section}.{_toml(name)}]")
@@ -90,7 +90,7 @@ def check(*, common: Common = COMMON, program: Given) -> Sensible:
     return Sensible(configuration.origin, tuple(configuration.repository), tuple(configuration.policy))
 
 
-def _set_fields(settings: RepositorySettings | PolicySettings) -> list[tuple[str, object]]:
+def _set_fields(settings: RepositorySettings | PolicySettings | DrillSettings) -> list[tuple[str, object]]:
     values = [(field, getattr(settings, field.name)) for field in fields(settings)]
     return [(field.name, value) for field, value in values if value is not None and value != field.default]
 

@@ -84,7 +84,10 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True)
 class PointDetails(Result):
-    """A restore point in full; `definition` only if it was asked for."""
+    """A restore point in full; `definition` only if it was asked for.
+
+    `witness`: what the guest found in some of its files then, SHA-256 by path.
+    """
 
     restore_point: Point
     program: str
@@ -93,6 +96,7 @@ class PointDetails(Result):
     left_out: tuple[LeftOut, ...]
     labels: dict[str, str]
     notes: tuple[str, ...]
+    witness: dict[str, str]
     definition: str | None
 
     def show(self, page: Page) -> None:
@@ -121,6 +125,8 @@ class PointDetails(Result):
             page.line(f"{file.role}: {file.source}, for restic at {file.path}")
         for left_out in self.left_out:
             page.line(f"left out: {left_out.target}: {left_out.reason}")
+        for path, found in self.witness.items():
+            page.line(f"witness: {path}, SHA-256 {found}")
         for note in self.notes:
             page.line(f"note: {note}")
 
@@ -240,6 +246,7 @@ def _details(point: RestorePoint, manifest: Manifest, definition: str | None) ->
         left_out=manifest.left_out,
         labels=manifest.labels,
         notes=manifest.notes,
+        witness=manifest.witness,
         definition=definition,
     )
 

@@ -72,7 +72,7 @@ def vms(*, connect: Connect = None, common: Common = COMMON, program: Given) -> 
     """
     session = Session(common, program)
     settings = session.settings_if_any()
-    with session.connect(connect) as hypervisor:
+    with session.connect(connect, only_looking=True) as hypervisor:
         found = hypervisor.list_vms()
         uri, host, notes = hypervisor.uri, hypervisor.host_name, hypervisor.notes
     last: dict[str, datetime] = {}

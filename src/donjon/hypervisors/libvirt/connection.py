@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from donjon.hypervisors.libvirt.calls import WITHOUT_LIBVIRT, LibvirtError, libvirt_module, told
@@ -97,17 +98,36 @@ class Connection:
         Raises:
             HostError: libvirt-python is not installed, or libvirt cannot be reached.
         """
-        libvirt = libvirt_module()
         self.uri = uri
         self.read_only = False
+        self._open_fully = open_fully
+        self._reopening = Lock()
+        self._handle = self._open()
+
+    @property
+    def handle(self) -> Any:
+        """The connection itself; a new one if the daemon was started anew, which loses all that were open.
+
+        Raises:
+            HostError: it cannot be reached any more.
+        """
+        libvirt = libvirt_module()
+        with self._reopening:
+            try:
+                self._handle.getLibVersion()  # asks the daemon
+            except libvirt.libvirtError:
+                self._handle = self._open()
+            return self._handle
+
+    def _open(self) -> Any:
         try:
-            with told(f"connect to libvirt at {uri}"):
-                self.handle = (open_fully or libvirt.open)(uri)
+            with told(f"connect to libvirt at {self.uri}"):
+                return (self._open_fully or libvirt_module().open)(self.uri)
         except LibvirtError as error:
             if not _may_be_allowed_to_look(error):
                 raise _unreachable(error) from error
-            self.handle = _open_read_only(uri, error)
             self.read_only = True
+            return _open_read_only(self.uri, error)
 
     @property
     def is_session(self) -> bool:
@@ -117,7 +137,7 @@ class Connection:
     def close(self) -> None:
         """Guests are not touched by it."""
         with told("close the connection to libvirt"):
-            self.handle.close()
+            self._handle.close()
 
     @property
     def host_name(self) -> str:

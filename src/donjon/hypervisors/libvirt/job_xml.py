@@ -52,8 +52,16 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(
         name=child_text(root, "name"),
         targets=frozenset(disk.get("name", "") for disk in root.iterfind("disks/disk[@checkpoint='bitmap']")),
-        created_at=datetime.fromtimestamp(int(seconds) if seconds.isdecimal() else 0, UTC),
+        created_at=_moment(seconds),
     )
+
+
+def _moment(seconds: str) -> datetime:
+    """Seconds since 1970 as text; whatever makes no sense is 1970."""
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def backup_socket(text: str) -> str | None:
