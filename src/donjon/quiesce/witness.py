@@ -10,12 +10,15 @@ Source: sha256sum(1).
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from donjon.errors import HostError
 from donjon.hypervisors.agent import GuestAgent
 from donjon.model.restore_point import Consistency
+from donjon.quiesce.bounded import together, until
+from donjon.quiesce.thaw import GRACE_S
 
 _TIMEOUT_S = 30.0
 _HASH = re.compile(r"\\?([0-9a-f]{64}) ")
@@ -39,8 +42,9 @@ class Witness:
         self._before: dict[str, dict[str, str | None]] = {}
 
     def ask_before(self, uuids: Sequence[str]) -> None:
-        """Before file systems are frozen; takes at most 30 s per file and guest, and raises nothing."""
-        self._before = {uuid: self._ask(uuid) for uuid in uuids}
+        """Before file systems are frozen, all guests at a time; takes a minute at most, and raises nothing."""
+        asked = together(self._ask, uuids if self._paths else (), _TIMEOUT_S + GRACE_S)
+        self._before = {uuid: {} if isinstance(found, HostError) else found for uuid, found in asked.items()}
 
     def ask_after(self, uuid: str, consistency: Consistency) -> Sworn:
         """After the thaw: what was true in between."""
@@ -54,11 +58,14 @@ class Witness:
         return Sworn(same, tuple(_reason(path, before[path], after[path]) for path in before if path not in same))
 
     def _ask(self, uuid: str) -> dict[str, str | None]:
-        return {path: self._hash(uuid, path) for path in self._paths}
+        deadline = time.monotonic() + _TIMEOUT_S
+        return {path: self._hash(uuid, path, until(deadline)) for path in self._paths}
 
-    def _hash(self, uuid: str, path: str) -> str | None:
+    def _hash(self, uuid: str, path: str, timeout_s: float) -> str | None:
+        if not timeout_s:
+            return None
         try:
-            done = self._agent.execute(uuid, ["sha256sum", "--", path], timeout_s=_TIMEOUT_S)
+            done = self._agent.execute(uuid, ["sha256sum", "--", path], timeout_s=timeout_s)
         except HostError:
             return None
         found = _HASH.match(done.stdout.decode(errors="replace"))

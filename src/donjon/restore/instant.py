@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,9 +82,16 @@ class InstantRestore:
         self._poll_s = poll_s
 
     def begin(
-        self, repository: Repository, point: RestorePoint, ledger: Ledger, options: RestoreOptions
+        self,
+        repository: Repository,
+        point: RestorePoint,
+        ledger: Ledger,
+        options: RestoreOptions,
+        adapt: Callable[[str], str] | None = None,
     ) -> tuple[InstantState, tuple[str, ...]]:
         """Define a VM over disks in the repository, and start it; with what the operator should know of it.
+
+        `adapt` may change its definition, but for name, UUID and disks.
 
         Raises:
             RefusedError: a file or a VM of that name or UUID exists.
@@ -93,6 +101,8 @@ class InstantRestore:
         manifest = load_manifest(repository, point)
         disks = _place(manifest, options.name or point.vm_name, options.directory.absolute())
         plan = _plan(repository, point, manifest, disks, options)
+        if adapt:
+            plan = replace(plan, definition=adapt(plan.definition))
         refuse_existing(self._hypervisor, plan.vm)
         state = self._describe(repository, point, plan, disks)
         with self._states.alone(state.vm_uuid):

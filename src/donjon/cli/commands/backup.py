@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
@@ -30,6 +30,7 @@ from donjon.hypervisors.selection import matches
 from donjon.model.progress import Progress
 from donjon.model.vm import Vm
 from donjon.repository.repository import Repository
+from donjon.restore.drill import DRILL_DEBT
 from donjon.state.ledger import Ledger
 
 _CHOICE, _MANNER, _CONTENT = Choice(), Manner(), Content()
@@ -79,7 +80,7 @@ def backup(
             vm = vm_from_files(vms[0] if vms else None, choice.disk, choice.definition)
             return describe_backup([run.store(vm, _by_hand(ledger, repository, wished), Stop())], [])
         ways = _ways(hypervisor, ledger, repository, wished, session)
-        candidates = _candidates(hypervisor, vms, choice, policy)
+        candidates = _candidates(hypervisor, vms, choice, policy, _drilled(ledger))
         return run.together(ways, candidates) if wished.together else run.each(ways, candidates)
 
 
@@ -167,14 +168,14 @@ def _by_hand(ledger: Ledger, repository: Repository, wished: Wishes) -> Method:
 
 
 def _candidates(
-    hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, policy: PolicySettings
+    hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, policy: PolicySettings, drilled: Collection[str]
 ) -> list[_Candidate]:
-    """The VMs that are meant, each once."""
+    """The VMs that are meant, each once; those `drilled` (UUIDs) only if they are named."""
     labels = (*choice.label, *policy.labels)
     everything = choice.all or policy.all
     found: list[Vm] = []
     if everything or labels:
-        every = hypervisor.list_vms()
+        every = [vm for vm in hypervisor.list_vms() if vm.uuid not in drilled]
         found = every if everything else [vm for vm in every if any(matches(vm, label) for label in labels)]
     candidates = {vm.uuid: _Candidate(vm.name, vm.uuid) for vm in found}
     for name in (*vms, *policy.vms):
@@ -183,6 +184,11 @@ def _candidates(
     if not candidates:
         raise ConfigError("cannot back up: no VM has such a label" if labels else "cannot back up: there is no VM")
     return list(candidates.values())
+
+
+def _drilled(ledger: Ledger) -> set[str]:
+    """UUIDs of the guests that are there for a restore drill, and soon gone."""
+    return {str(debt.args["uuid"]) for debt in ledger.debts() if debt.kind == DRILL_DEBT}
 
 
 def _uuid(hypervisor: Hypervisor, name: str) -> str:
