@@ -86,8 +86,7 @@ class Ways:
 
 
 def _is_on(vm: Vm) -> bool:
-    """Whether it has a process, which one that was saved on disk has not."""
-    return vm.power is Power.RUNNING or (vm.power is Power.PAUSED and vm.live_definition is not None)
+    return vm.power in (Power.RUNNING, Power.PAUSED) and not vm.is_saved
 
 
 @dataclass(frozen=True, slots=True)

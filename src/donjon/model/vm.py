@@ -71,3 +71,8 @@ class Vm:
     side_files: tuple[SideFile, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     live_definition: str | None = None
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether its memory is on disk, so that it stands still without a process."""
+        return self.power is Power.PAUSED and self.live_definition is None

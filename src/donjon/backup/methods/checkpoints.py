@@ -115,8 +115,8 @@ def undo_checkpoint(host: LiveHypervisor, uuid: str, checkpoint: str, images: st
 
 
 def _is_off(host: Hypervisor, uuid: str) -> bool:
-    """Whether nobody runs it here; a VM that is gone is off."""
-    return all(vm.uuid != uuid or vm.power is Power.OFF for vm in host.list_vms())
+    """Whether no process here has its images open; a VM that is gone is off."""
+    return all(vm.uuid != uuid or vm.power is Power.OFF or vm.is_saved for vm in host.list_vms())
 
 
 def _find_broken(host: HotBackup, uuid: str, base: str, targets: list[str]) -> dict[str, str]:

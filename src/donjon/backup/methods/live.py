@@ -231,10 +231,10 @@ class Live:
             trace.reached("live.ended")
 
         def commit() -> None:
-            if job.begun:
-                job.begun.forgive()
-            trace.reached("live.forgiven")
-            self._drop_stale(job)
+            with self._dropping_stale(job):
+                if job.begun:
+                    job.begun.forgive()
+                trace.reached("live.forgiven")
 
         notes = tuple(_notes(job, frozen))
         moment = job.vm, frozen.consistency, captured, job.left_out, notes
@@ -261,8 +261,9 @@ class Live:
         if images_of(self._hypervisor.find_vm(job.vm.uuid), targets) != images_of(job.vm, targets):
             raise HostError(f"cannot back up {job.vm.name}: its disks were changed meanwhile", hint="try again")
 
-    def _drop_stale(self, job: _Job) -> None:
-        """Delete what earlier restore points left: no backup will ask for it any more."""
+    @contextmanager
+    def _dropping_stale(self, job: _Job) -> Iterator[None]:
+        """Owe it that what earlier restore points left is deleted in the end: no backup will ask for it any more."""
         images = encode_images(job.disks)
         with ExitStack() as owed:
             for name in job.stale:
@@ -271,6 +272,7 @@ class Live:
                         CHECKPOINT_DEBT, uri=self._hypervisor.uri, uuid=job.vm.uuid, checkpoint=name, images=images
                     )
                 )
+            yield
 
     def _explain(self, job: _Job, error: HostError) -> HostError:
         """Why its disks cannot be read any more, where that is known."""
