@@ -3,14 +3,15 @@ PYTHON ?= /usr/bin/python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 FAST := tests/unit tests/property tests/contract tests/fault tests/damage
+SWEEP := tests/sweep
 
 export PYTHON
 
-.PHONY: help install lint check test robustness demo bench clean
+.PHONY: help install lint check test robustness demo bench bench-live score clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 install: $(INSTALLED) ## .venv with the donjon command; as root also the Debian packages that are missing
 	@:
@@ -30,7 +31,7 @@ check: lint ## lint, and the quick tests: no guest, no other program's repositor
 
 test: lint ## everything: check, interoperability with stock restic, real guests; says what it skips and why
 	@scripts/newer-restic >/dev/null || true
-	@scripts/in-memory $(BIN)/pytest -n 5 --dist worksteal -rs $(FAST)
+	@scripts/in-memory $(BIN)/pytest -n 5 --dist worksteal -rs $(FAST) $(SWEEP)
 	$(BIN)/pytest -n 2 -rs tests/interop tests/system
 
 robustness: install ## two hours of random operations on a real guest; MINUTES=, SEED= for others
@@ -42,6 +43,14 @@ demo: install ## a real guest is backed up, lost, restored and booted, in a few 
 bench: install ## donjon against restic, borg and qemu-img on the same image; table in bench/RESULTS.md
 	@command -v borg >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install borgbackup >/dev/null
 	$(BIN)/python bench/run
+
+bench-live: install ## donjon against virtnbdbackup on a running guest, minutes; bench/results/live.json and a table
+	@command -v virtnbdbackup >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install virtnbdbackup >/dev/null
+	PYTHONPATH=. $(BIN)/python bench/live.py
+
+score: install ## what donjon and virtnbdbackup make of the same accidents; writes docs/score.md
+	@command -v virtnbdbackup >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install virtnbdbackup >/dev/null
+	PYTHONPATH=. $(BIN)/python bench/score.py
 
 clean: ## remove what was made: .venv, downloads, caches
 	rm -rf .venv .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

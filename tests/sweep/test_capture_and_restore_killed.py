@@ -17,7 +17,7 @@ from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
 from donjon.restore.in_place import SWAP_DEBT
 from donjon.restore_points import load_manifest, survey_restore_points
-from tests.fault.crashing_host import Folder, LastingHypervisor, run
+from tests.sweep.crashing_host import Folder, LastingHypervisor, run
 from tests.unit.backup.site import UUID, bitmaps, new_qcow2, new_raw, qemu_io, restored, truth
 from tests.unit.repository.disks import CHEAP, PASSWORD
 from tests.unit.restore.test_whole_vm import DEFINITION
@@ -26,7 +26,7 @@ Disks = tuple[bytes, bytes]
 
 FORKS = multiprocessing.get_context("forkserver")
 """Forks of a process that has all loaded: to start Python for each would take longer than what it does."""
-FORKS.set_forkserver_preload(["tests.fault.crashing_host"])
+FORKS.set_forkserver_preload(["tests.sweep.crashing_host"])
 
 
 class World(NamedTuple):

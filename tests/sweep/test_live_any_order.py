@@ -182,6 +182,6 @@ class Guest(RuleBasedStateMachine):
 
 # A step takes as long as a backup: what fails is told in the twelve steps at most that it took, not made shorter.
 Guest.TestCase.settings = settings(
-    max_examples=max(1, settings().max_examples // 12), stateful_step_count=12, phases=[Phase.generate]
+    max_examples=max(1, settings().max_examples // 5), stateful_step_count=12, phases=[Phase.generate]
 )
 TestGuest = Guest.TestCase

@@ -15,7 +15,7 @@ import pytest
 from donjon.repository.lock import unlock
 from donjon.repository.repository import Repository
 from donjon.repository.stores.local import LocalStore
-from tests.fault import crash_driver
+from tests.sweep import crash_driver
 from tests.unit.repository.disks import PASSWORD, Disk, alone, back_up, new_repository, random_disk, restored, save_disk
 
 ROOT = Path(crash_driver.__file__).parents[2]
