@@ -1,37 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a real guest is backed up, lost, restored and booted; ends with what that has proven.
+"""The demo: a running guest is backed up, lost, back within seconds, and all of it proven; ends with what that was.
 
 Exit status: 0 all was proven, 1 something was not, 2 this machine cannot run it, 130 it was stopped.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lab import LabError, LabUnavailableError
+from lab.agent import do, execute, wait_for_agent
 from lab.demo_stage import BOLD, RED, Stage, Typed, in_bytes, paint
-from lab.guest import create_disk, define, definition, run_jobs, said, start, virsh, wait_for
+from lab.guest import create_disk, define, definition, start, wait_for
 from lab.guest_kit import GuestKit, guest_kit
 from lab.libvirt_host import private_libvirt
 from lab.programs import run
+from lab.witness import acked_before_freeze, checked, wait_for_more
 
 VM = "web01"
 PLACE = "/var/tmp"  # on disk also where /tmp is in memory
 DISKS = {"vda": ("vda.qcow2", "qcow2", 2048), "vdb": ("vdb.raw", "raw", 512)}
-# donjon only trusts the time stamp of a file that was left alone for two seconds before.
-SETTLED_S = 2.5
-MUCH_LESS = 0.25
+WRITER_MIB, WRITER_PAUSE_MS = 2, 50
 FIRST_MIB, ARCHIVE_MIB, LATER_MIB, LAST_MIB = 32, 24, 4, 2
+MUCH_LESS = 0.5
+WITNESS = "/data/vda/mail.sha256"
+LOST_FILE = "mail/07"
 
 
 class Demo:
@@ -40,25 +44,25 @@ class Demo:
     def __init__(self, folder: Path, uri: str) -> None:
         self.folder, self.uri = folder, uri
         self.images = folder / "images"
-        self.restored = folder / "restored"
+        self.repository, self.password = folder / "repo", folder / "password"
+        self.console = folder / "console"
         programs = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
-        self.stage = Stage(
-            folder,
-            {
-                "PATH": programs,
-                "LC_ALL": "C.UTF-8",
-                "LIBVIRT_DEFAULT_URI": uri,
-                "DONJON_STATE_DIR": str(folder / "state"),
-                "DONJON_CONFIG": "/dev/null",
-            },
-        )
+        self.environment = {
+            "PATH": programs,
+            "LC_ALL": "C.UTF-8",
+            "LIBVIRT_DEFAULT_URI": uri,
+            "DONJON_STATE_DIR": str(folder / "state"),
+            "DONJON_CONFIG": "/dev/null",
+        }
+        self.stage = Stage(folder, self.environment)
         self.digest = ""
-        self.first_read = 0
+        self.durable = 0
+        self.first: Typed
 
     def a_guest_works(self, kit: GuestKit) -> None:
-        """Make the guest, let it boot and write."""
+        """Make the guest, let it boot, and write for as long as it lives."""
         stage = self.stage
-        stage.act(f"{VM}, a guest like any other, writes its data")
+        stage.act(f"{VM}, a guest like any other, runs and writes")
         self.images.mkdir()
         for file, image_format, size_mib in DISKS.values():
             create_disk(self.images / file, size_mib, image_format)
@@ -66,117 +70,117 @@ class Demo:
         shutil.copyfile(kit.kernel, own.kernel)
         shutil.copyfile(kit.initramfs, own.initramfs)
         disks = {target: (self.images / file, image_format) for target, (file, image_format, _) in DISKS.items()}
-        define(self.uri, definition(own, VM, disks, self.folder / "console"))
-        stage.type("virsh list --all")
-        stage.guest_says(
-            run_jobs(self.uri, VM, f"write:mail:{FIRST_MIB}:vda", f"write:archive:{ARCHIVE_MIB}:vdb", "verify")
-        )
-        stage.type("ls -s --block-size=M images")
-        time.sleep(SETTLED_S)
+        define(self.uri, definition(own, VM, disks, self.console))
+        wait_for(start(self.uri, VM), "ready")
+        wait_for_agent(self.uri, VM)
+        stage.type("virsh list")
+        self._guest_does(f"write:mail:{FIRST_MIB}:vda", f"write:archive:{ARCHIVE_MIB}:vdb")
+        self._guest_does(f"writer:vda:{WRITER_MIB}:{WRITER_PAUSE_MS}", "verify")
+        wait_for_more(self.console)
         stage.means(
-            "A Debian kernel on two disks, qcow2 and raw; it wrote files and knows the SHA-256 of each. It is off now."
+            "A Debian kernel on two disks, qcow2 and raw. It knows the SHA-256 of each of its files, and a program in"
+            " it never stops writing; it says on the console what is durable, and can tell later what was lost of it."
         )
 
     def first_backup(self) -> None:
-        """Make a repository, and the first restore point."""
+        """Make a repository, and the first restore point of the running guest."""
         stage = self.stage
-        stage.act("The first backup")
-        password = self.folder / "password"
-        password.touch(mode=0o600)
-        password.write_text(f"{secrets.token_hex(16)}\n", encoding="utf-8")
-        stage.export(DONJON_REPOSITORY=self.folder / "repo", DONJON_PASSWORD_FILE=password)
+        stage.act("The first backup, while it runs")
+        self.password.touch(mode=0o600)
+        self.password.write_text(f"{secrets.token_hex(16)}\n", encoding="utf-8")
+        stage.export(DONJON_REPOSITORY=self.repository, DONJON_PASSWORD_FILE=self.password)
         stage.type("donjon init")
-        typed = stage.type(f"donjon backup {VM}")
-        self.first_read = bytes_read(typed)
+        typed = stage.type(f"donjon backup {VM} --least filesystem")
+        self.first = typed
         stage.means(
-            "Holes are not read. Disks, definition, kernel and initrd: all of it is in one encrypted restore point."
+            "Its agent froze the file systems for a moment, so both disks are of one and the same instant. The guest"
+            " went on writing while they were read. Definition, kernel and initrd are in the restore point, too."
         )
-        stage.prove("first backup", f"{backup_fact(typed)}, kernel and initrd included", holds=self.first_read > 0)
+        stage.prove("first backup", backup_fact(typed), holds=bytes_read(typed) > 0)
 
     def second_backup(self) -> None:
         """The guest writes a little more; only that is read and stored."""
         stage = self.stage
-        stage.act(f"{VM} writes {LATER_MIB} MiB more; the second backup reads only what changed")
-        stage.guest_says(run_jobs(self.uri, VM, f"write:today:{LATER_MIB}:vda", "verify"))
-        typed = stage.type(f"donjon backup {VM}")
-        rows = typed.table()
-        stage.means(
-            f"vda: {rows['vda']['read']} read, because the image itself knows what was written since."
-            f" vdb: {rows['vdb']['read']} read, its file is untouched. And yet the restore point is whole."
-        )
-        stage.prove("second backup", backup_fact(typed), holds=bytes_read(typed) < MUCH_LESS * self.first_read)
-
-    def backup_of_a_running_guest(self) -> None:
-        """Refused without leave; with it, the guest runs again afterwards."""
-        stage = self.stage
-        stage.act(f"{VM} is running: donjon asks first, and leaves it as it was")
-        console = start(self.uri, VM, f"write:cart:{LAST_MIB}:vda", "verify")
-        wait_for(console, "verified")
-        lines = said(console)
-        stage.guest_says(lines)
-        self.digest = digest_in(lines)
-        self._forget_jobs()
-        stage.type(f"donjon backup {VM}", exit_code=1)
-        typed = stage.type(f"donjon backup {VM} --shutdown")
-        state = stage.type(f"virsh domstate {VM}").output.strip()
+        stage.act(f"{VM} writes {LATER_MIB} MiB more; the second backup reads what changed")
+        self.digest = digest_in(self._guest_does(f"write:today:{LATER_MIB}:vda", "verify"))
+        typed = stage.type(f"donjon backup {VM} --least filesystem --witness {WITNESS}")
+        self.durable = acked_before_freeze(self.console)
+        wait_for_more(self.console)
+        row = typed.table()["vda"]
         owed = stage.type("donjon owed").output.strip()
-        wait_for(console, "ready")
-        off = typed.find(r"held still for (.*?),")
+        stage.type("donjon list")
         stage.means(
-            "It was shut down in order, backed up and started again. `donjon owed` would list what is still to be"
-            " undone, also after a crash or kill -9 in the middle: nothing is."
+            f"vda: {row['read']} read: QEMU itself kept a map of what was written since. A raw disk cannot keep one:"
+            " all of its data is read, and what is not new is not stored. Each restore point is whole and needs no"
+            " other. `donjon owed` would list what is still to be undone in guest and host, also after kill -9:"
+            " nothing is."
         )
         stage.prove(
-            "running guest", f"shut down, its disks held still for {off}, running again", holds=state == "running"
+            "second backup",
+            backup_fact(typed),
+            holds=bytes_read(typed, "vda") < MUCH_LESS * bytes_read(self.first, "vda"),
         )
         stage.prove("donjon owed", "nothing was left to undo", holds=not owed)
 
-    def look_around(self) -> None:
-        """What the repository holds."""
+    def a_file_is_lost(self) -> None:
+        """One file of the guest comes back, out of the repository."""
         stage = self.stage
-        stage.act("What is there")
-        points = stage.type("donjon list").table()
-        stage.type(f"donjon show {VM}")
-        stage.type(f"donjon diff {VM}@{next(iter(points))} {VM}")
-        stage.means("Every restore point stands alone: none needs another one, and any can be deleted.")
-        stage.prove(
-            "repository",
-            f"{len(points)} restore points in {files_in(self.folder / 'repo') >> 20} MiB",
-            holds=len(points) == 3,
-        )
+        stage.act("Somebody deletes a file; nothing has to be restored to get it back")
+        wanted = expected_hash(self._guest_runs("cat", WITNESS), Path(LOST_FILE).name)
+        self._guest_runs("rm", f"/data/vda/{LOST_FILE}")
+        stage.type(f"donjon files ls {VM}:")
+        found = stage.type(f"donjon files get {VM}:/vda/{LOST_FILE} -o - | sha256sum").output.split()[0]
+        stage.means("It was read out of the ext4 in the repository, by a process that can do nothing else.")
+        stage.prove("one file", "as the guest had written it, says its SHA-256", holds=found == wanted)
 
     def disaster(self) -> None:
         """Disks, kernel and definition are gone."""
         stage = self.stage
         stage.act("The disaster")
         stage.type(f"virsh destroy {VM}")
-        kept = self.folder / "kept-aside"
-        run("cp", "-r", "--sparse=always", self.images, kept)
-        stage.type(f"virsh undefine {VM}")
+        stage.type(f"virsh undefine {VM} --checkpoints-metadata")
         stage.type("rm -r images")
         stage.type("virsh list --all")
-        stage.means(f"Nothing of {VM} is left. (The demo has put a copy of the disks aside, only to compare.)")
+        stage.means(f"Nothing of {VM} is left on this host.")
 
-    def restore(self) -> None:
-        """Restore, compare from outside, boot, verify from inside."""
+    def instant_restore(self) -> None:
+        """It runs from the repository, and what it has is compared with what it had."""
         stage = self.stage
-        stage.act("One command brings it back")
-        typed = stage.type(f"donjon restore {VM} --directory restored")
-        identical = [
-            stage.type(f"qemu-img compare kept-aside/{file} restored/{VM}-{target}.{image_format}").output
-            for target, (file, image_format, _) in DISKS.items()
-        ]
-        lines = run_jobs(self.uri, VM, "verify")
-        stage.guest_says(lines)
+        stage.act("Back within seconds: it runs from the repository")
+        (self.folder / "restored").mkdir()
+        typed = stage.type(f"donjon restore {VM} --instant --directory restored")
+        wait_for(self.console, "ready")
+        wait_for_agent(self.uri, VM)
+        lines = self._guest_does("verify", "check")
+        kept = checked(lines)["vda"]
         stage.means(
-            "From outside, the disks are what they were, byte for byte. From inside, the guest has found every file"
-            " it ever wrote, with the SHA-256 it had."
+            f"It boots off its disks as they were in the frozen moment. {self.durable} operations were durable then, by"
+            f" the guest's own word; it finds {kept.recovered}, and {kept.bad} that are wrong."
         )
-        same = all("Images are identical" in output for output in identical)
-        stage.prove("restored", f"both disks, byte for byte as they were, in {typed.wall_s:.1f} s", holds=same)
-        files = found[1] if (found := re.search(r"verified (\d+) files", " ".join(lines))) else "no"
+        stage.prove("instant restore", f"{VM} was started after {typed.wall_s:.1f} s", holds=True)
         stage.prove(
-            "booted", f"{files} files as they were written, says the guest", holds=digest_in(lines) == self.digest
+            "its files",
+            f"{files_in(lines)} files as they were written, says the guest",
+            holds=digest_in(lines) == self.digest,
+        )
+        stage.prove(
+            "its writer",
+            f"{kept.recovered} operations recovered, {self.durable} were durable at the freeze, {kept.bad} bad",
+            holds=kept.recovered >= self.durable > 0 and kept.bad == 0,
+        )
+
+    def finish(self) -> None:
+        """Its disks come to this host while it runs; then it needs the repository no more."""
+        stage = self.stage
+        stage.act("Its disks come home while it runs")
+        written = digest_in(self._guest_does(f"write:after:{LAST_MIB}:vda", "verify"))
+        stage.type(f"donjon restore {VM} --finish")
+        stage.type("mv repo gone")
+        lines = self._guest_does("verify")
+        stage.type("mv gone repo")
+        stage.means("The repository was away, and the guest has found every file, also those it wrote meanwhile.")
+        stage.prove(
+            "finished", "the guest never stopped; it needs the repository no more", holds=digest_in(lines) == written
         )
 
     def without_donjon(self) -> None:
@@ -186,30 +190,60 @@ class Demo:
         if shutil.which("restic") is None:
             stage.means("Left out: restic is not installed here (apt-get install restic).")
             return
-        stage.export(RESTIC_REPOSITORY=self.folder / "repo", RESTIC_PASSWORD_FILE=self.folder / "password")
-        stage.type("restic --no-cache snapshots --compact")
+        stage.export(RESTIC_REPOSITORY=self.repository, RESTIC_PASSWORD_FILE=self.password)
         stage.type("restic --no-cache check --read-data")
         dumped = stage.type(f"restic --no-cache dump latest /{VM}/vda/vda.raw | sha256sum").output.split()[0]
-        lost = sha256_of_content(self.folder / "kept-aside" / DISKS["vda"][0], self.folder / "vda.content")
+        restored = stage.type(f"donjon restore {VM} --disk vda --to - | sha256sum").output.split()
         version = run("restic", "version").split()[1]
         stage.means("The repository is in restic's format: no lock-in, and a second program to trust.")
         stage.prove(
-            f"restic {version}",
-            "checked every byte; the vda it dumps has the SHA-256 of the lost one",
-            holds=dumped == lost,
+            f"restic {version}", "checked every byte, and has the same vda, by its SHA-256", holds=dumped in restored
         )
 
-    def _forget_jobs(self) -> None:
-        """At its next start the guest writes nothing."""
-        xml = virsh(self.uri, "dumpxml", "--inactive", VM)
-        define(self.uri, re.sub(r"donjon\.job=[^\s<]*", "donjon.job=", xml))
+    def drill(self) -> None:
+        """The same every night, without an audience."""
+        stage = self.stage
+        stage.act(f"Is it sure that this works the next time? A drill beside the running {VM}")
+        typed = stage.type(f"donjon drill {VM} --directory . --check-script '/init verify | grep verified'")
+        left = stage.type("virsh list --all --name").output.split()
+        stage.type("donjon status")
+        stage.means(
+            "The restore point ran as a guest of its own, without a network to reach anybody by; its agent answered,"
+            " the witness of the backup was there, a script of ours found its files. It is gone again."
+        )
+        stage.prove("drill", f"passed in {typed.wall_s:.0f} s; nothing of its guest is left", holds=left == [VM])
+
+    @contextmanager
+    def cleaned_up(self) -> Iterator[None]:
+        """What an interrupted act leaves running goes, too."""
+        try:
+            yield
+        finally:
+            access = {"DONJON_REPOSITORY": str(self.repository), "DONJON_PASSWORD_FILE": str(self.password)}
+            for words in (["settle"], ["restore", VM, "--discard"]):
+                subprocess.run(
+                    ["donjon", *words],
+                    env={**os.environ, **self.environment, **access},
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    check=False,
+                )
+
+    def _guest_does(self, *jobs: str) -> list[str]:
+        lines = do(self.uri, VM, *jobs)
+        self.stage.guest_says(lines)
+        return lines
+
+    def _guest_runs(self, program: str, *words: str) -> str:
+        self.stage.guest_says([f"# {program} {' '.join(words)}"])
+        return execute(self.uri, VM, f"/bin/{program}", *words).stdout
 
 
 def play(folder: Path, uri: str) -> None:
     """All acts. Raises LabError when something is not as the demo says."""
     begun_s = time.monotonic()
     print(
-        f"{paint('donjon: a real guest is backed up, lost, and brought back', BOLD)}\n\n"
+        f"{paint('donjon: a running guest is backed up, lost, and brought back', BOLD)}\n\n"
         f"  in     {folder}\n"
         f"  with   a libvirt of its own ({'system' if os.geteuid() == 0 else 'session, no root needed'}); "
         "this machine's own is not touched",
@@ -217,14 +251,16 @@ def play(folder: Path, uri: str) -> None:
     )
     kit = guest_kit()
     demo = Demo(folder, uri)
-    demo.a_guest_works(kit)
-    demo.first_backup()
-    demo.second_backup()
-    demo.backup_of_a_running_guest()
-    demo.look_around()
-    demo.disaster()
-    demo.restore()
-    demo.without_donjon()
+    with demo.cleaned_up():
+        demo.a_guest_works(kit)
+        demo.first_backup()
+        demo.second_backup()
+        demo.a_file_is_lost()
+        demo.disaster()
+        demo.instant_restore()
+        demo.finish()
+        demo.without_donjon()
+        demo.drill()
     demo.stage.close(time.monotonic() - begun_s)
 
 
@@ -253,36 +289,40 @@ def complain(sentence: str, status: int) -> int:
     return status
 
 
-def bytes_read(backup: Typed) -> int:
-    """Of all disks, as the backup says."""
-    return sum(in_bytes(row["read"]) for row in backup.table().values())
+def bytes_read(backup: Typed, *targets: str) -> int:
+    """Of these disks, or of all, as the backup says."""
+    return sum(in_bytes(row["read"]) for target, row in backup.table().items() if target in (targets or DISKS))
 
 
 def backup_fact(backup: Typed) -> str:
     """A backup in a line."""
-    stored, whole = backup.find(r"(\S+ \S+) stored for"), backup.find(r"stored for (\S+ \S+),")
-    read_mib = bytes_read(backup) / (1 << 20)
-    return f"{read_mib:.1f} MiB of {whole} read, {stored} stored, {backup.wall_s:.1f} s"
+    stored, frozen = backup.find(r"(\S+ \S+) stored for"), backup.find(r"frozen for (\S+ s)")
+    read = ", ".join(f"{target} {row['read']}" for target, row in backup.table().items())
+    return f"read: {read}; {stored} stored, guest frozen for {frozen}, {backup.wall_s:.1f} s"
 
 
 def digest_in(lines: list[str]) -> str:
     """The guest's digest of all its files. Raises LabError if it says none."""
+    return _said(r"^verified .* digest (\w+)", lines)
+
+
+def files_in(lines: list[str]) -> int:
+    """How many files the guest has verified. Raises LabError if it says none."""
+    return int(_said(r"^verified (\d+) files", lines))
+
+
+def _said(pattern: str, lines: list[str]) -> str:
     for line in lines:
-        if found := re.search(r"^verified .* digest (\w+)", line):
+        if found := re.search(pattern, line):
             return found[1]
     raise LabError(f"the guest verified nothing, but said {lines}")
 
 
-def files_in(folder: Path) -> int:
-    """Bytes in all files of a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def sha256_of_content(image: Path, scratch: Path) -> str:
-    """Of a disk image's content, whatever its format."""
-    run("qemu-img", "convert", "-O", "raw", image, scratch)
-    with scratch.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def expected_hash(sums: str, name: str) -> str:
+    """Of a file, in what sha256sum has written. Raises LabError if it is not there."""
+    if found := re.search(rf"^([0-9a-f]{{64}}) [ *]{re.escape(name)}$", sums, re.MULTILINE):
+        return found[1]
+    raise LabError(f"no hash of {name} in {sums!r}")
 
 
 if __name__ == "__main__":
