@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
 from statistics import median
 
 from rounds import Sample
 
 MIB = 1 << 20
-COLUMNS = (
+Column = tuple[str, str, float]
+COLUMNS: tuple[Column, ...] = (
     ("wall s", "wall_s", 1.0),
     ("durable s", "durable_s", 1.0),
     ("CPU s", "cpu_s", 1.0),
@@ -71,7 +74,7 @@ TARGETS = (
 def values(samples: Iterable[Sample], run: Run, metric: str) -> dict[int, float]:
     """A figure by round; only where it was measured."""
     chosen = (sample for sample in samples if (sample.peer, sample.scenario) == (run.peer, run.scenario))
-    return {sample.round: value for sample in chosen if (value := getattr(sample, metric)) is not None}
+    return {sample.round: value for sample in chosen if (value := getattr(sample, metric, None)) is not None}
 
 
 def ratios(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
@@ -89,25 +92,36 @@ def spread(figures: Sequence[float], unit: float = 1.0) -> str:
     return middle if len(scaled) == 1 else f"{middle} ({scaled[0]:.{digits}f}-{scaled[-1]:.{digits}f})"
 
 
-def scenario_table(samples: Sequence[Sample], scenario: str) -> str:
-    """What every tool cost in a scenario."""
+def scenario_table(samples: Sequence[Sample], scenario: str, columns: Sequence[Column] = COLUMNS) -> str:
+    """What every tool cost in a scenario; of `columns` those that have a figure, COLUMNS all."""
     peers = list(dict.fromkeys(sample.peer for sample in samples if sample.scenario == scenario))
-    rows = [[peer, *(_cell(samples, Run(peer, scenario), *column[1:]) for column in COLUMNS)] for peer in sorted(peers)]
-    return table(["", *(title for title, *_ in COLUMNS)], rows)
+    rows = [[peer, *(_cell(samples, Run(peer, scenario), *column[1:]) for column in columns)] for peer in sorted(peers)]
+    shown = [columns is COLUMNS or any(row[place] != "-" for row in rows) for place in range(1, len(columns) + 1)]
+    header, *rows = [[*compress(row, [True, *shown])] for row in [["", *(title for title, *_ in columns)], *rows]]
+    return table(header, rows)
 
 
-def target_table(samples: Sequence[Sample]) -> str:
+def target_table(samples: Sequence[Sample], targets: Sequence[Target] = TARGETS) -> str:
     """Every promise of which all figures were measured, with the verdict."""
     rows = []
-    for target in TARGETS:
-        ours = values(samples, target.ours, target.metric)
-        figures = list(ours.values())
-        if target.theirs:
-            figures = ratios(ours, values(samples, target.theirs, target.metric))
-        if figures:
+    for target in targets:
+        if figures := _figures(samples, target):
             met = "met" if median(figures) / target.unit <= target.limit else "**not met**"
             rows.append([target.promise, spread(figures, target.unit), f"<= {target.limit:.3g}", met])
     return table(["", "median (least-greatest)", "target", ""], rows) if rows else ""
+
+
+def plain_table(samples: Sequence[Sample], targets: Sequence[Target]) -> str:
+    """The same of what nobody has promised anything about."""
+    rows = [
+        [target.promise, spread(figures, target.unit)] for target in targets if (figures := _figures(samples, target))
+    ]
+    return table(["", "median (least-greatest)"], rows) if rows else ""
+
+
+def _figures(samples: Sequence[Sample], target: Target) -> list[float]:
+    ours = values(samples, target.ours, target.metric)
+    return ratios(ours, values(samples, target.theirs, target.metric)) if target.theirs else list(ours.values())
 
 
 def ratio_table(samples: Sequence[Sample], scenario: str) -> str:
@@ -128,6 +142,12 @@ def primitive_table(primitives: Sequence[dict[str, float]]) -> str:
     """CPU seconds of each primitive."""
     rows = [[step, spread([steps[step] for steps in primitives])] for step in (primitives[0] if primitives else {})]
     return table(["primitive", "CPU s"], rows)
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what stands between two marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
