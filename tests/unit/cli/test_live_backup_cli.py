@@ -21,6 +21,7 @@ from donjon.errors import ConfigError, HostError
 from donjon.model.restore_point import Consistency, Manifest
 from donjon.model.vm import Power, Vm
 from donjon.quiesce.freeze import Quiesce
+from donjon.restore.drill import DRILL_DEBT
 from donjon.state.ledger import Ledger
 from donjon.testing.hypervisor import FakeHypervisor
 from donjon.wiring import Program
@@ -105,6 +106,16 @@ def test_vms_that_are_taken_together_are_shown_as_a_group(cli: Cli, home: Path) 
     outcome = run(cli, "backup", "--all", "--together", "--json")
     first, second = outcome.json["backups"]
     assert first["group"] == second["group"] is not None
+
+
+def test_a_guest_that_is_there_for_a_drill_is_not_backed_up_with_all_the_others(cli: Cli, home: Path) -> None:
+    define_guests(cli, home, 2)
+    program = Program(environ=cli.environ)
+    drill = {"uri": "test:///default", "name": "web01", "folder": "/none", "network": "none", "states": str(home)}
+    with program.open_ledger() as ledger, ledger.owing(DRILL_DEBT, **drill) as debt:
+        outcome = cli("backup", "--all", "--json")
+        debt.forgive()
+    assert [backup["restore_point"]["vm_name"] for backup in outcome.json["backups"]] == ["web00"]
 
 
 def test_together_with_one_that_is_off_nothing_is_done(cli: Cli, home: Path) -> None:

@@ -170,12 +170,12 @@ def _by_hand(ledger: Ledger, repository: Repository, wished: Wishes) -> Method:
 def _candidates(
     hypervisor: Hypervisor, vms: tuple[str, ...], choice: Choice, policy: PolicySettings, drilled: Collection[str]
 ) -> list[_Candidate]:
-    """The VMs that are meant, each once; those `drilled` (UUIDs) only if they are named."""
+    """The VMs that are meant, each once; those `drilled` only if they are named."""
     labels = (*choice.label, *policy.labels)
     everything = choice.all or policy.all
     found: list[Vm] = []
     if everything or labels:
-        every = [vm for vm in hypervisor.list_vms() if vm.uuid not in drilled]
+        every = [vm for vm in hypervisor.list_vms() if vm.name not in drilled]
         found = every if everything else [vm for vm in every if any(matches(vm, label) for label in labels)]
     candidates = {vm.uuid: _Candidate(vm.name, vm.uuid) for vm in found}
     for name in (*vms, *policy.vms):
@@ -187,8 +187,8 @@ def _candidates(
 
 
 def _drilled(ledger: Ledger) -> set[str]:
-    """UUIDs of the guests that are there for a restore drill, and soon gone."""
-    return {str(debt.args["uuid"]) for debt in ledger.debts() if debt.kind == DRILL_DEBT}
+    """Names of the guests that are there for a restore drill, and soon gone."""
+    return {str(debt.args["name"]) for debt in ledger.debts() if debt.kind == DRILL_DEBT}
 
 
 def _uuid(hypervisor: Hypervisor, name: str) -> str:
