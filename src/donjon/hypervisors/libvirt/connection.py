@@ -155,6 +155,15 @@ class Connection:
         with told(f"find the VM {uuid}"):
             return Domain(self.handle.lookupByUUIDString(uuid))
 
+    def known_domain(self, uuid: str) -> Domain | None:
+        """The domain of that UUID, None if there is none."""
+        try:
+            return self.domain(uuid)
+        except LibvirtError as error:
+            if error.means_gone:
+                return None
+            raise
+
     def define(self, definition: str) -> Domain:
         """Add a domain, or change the one of that name and UUID."""
         with told("define the VM"):

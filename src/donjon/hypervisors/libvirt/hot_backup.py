@@ -77,7 +77,7 @@ class LibvirtBackups:
 
     def end_backup(self, uuid: str, socket: Path, timeout_s: float) -> None:
         """End the job that serves on that socket, and wait until it is gone."""
-        domain = self._known(uuid)
+        domain = self._connection.known_domain(uuid)
         deadline = time.monotonic() + timeout_s
         reason = "it has not ended"
         while domain is not None and _serves_on(domain, socket):
@@ -87,9 +87,7 @@ class LibvirtBackups:
             except LibvirtError as error:
                 reason = str(error)
             if time.monotonic() >= deadline:
-                raise HostError(
-                    f"cannot end the backup of {domain.name}: {reason} after {timeout_s:g} s", hint=f"{_WAIT}"
-                )
+                raise HostError(f"cannot end the backup of {domain.name}: {reason} after {timeout_s:g} s", hint=_WAIT)
             time.sleep(_POLL_S)
 
     def checkpoints(self, uuid: str) -> list[Checkpoint]:
@@ -113,7 +111,7 @@ class LibvirtBackups:
 
     def delete_checkpoint(self, uuid: str, name: str) -> None:
         """Forget a checkpoint, and what it recorded if the guest runs."""
-        domain = self._known(uuid)
+        domain = self._connection.known_domain(uuid)
         if domain is None:
             return
         try:
@@ -146,14 +144,6 @@ class LibvirtBackups:
                     if not error.is_a("INTERNAL_ERROR", "OPERATION_UNSUPPORTED"):
                         raise
                     domain_jobs.delete_checkpoint(domain, name, metadata_only=True)
-
-    def _known(self, uuid: str) -> Domain | None:
-        try:
-            return self._connection.domain(uuid)
-        except LibvirtError as error:
-            if error.means_gone:
-                return None
-            raise
 
 
 def _active_job(domain: Domain) -> ActiveJob | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from donjon.errors import HostError
 from donjon.hypervisors.libvirt import networks
 from donjon.hypervisors.libvirt.calls import LibvirtError, libvirt_module, told
-from donjon.hypervisors.libvirt.connection import Connection, Domain
+from donjon.hypervisors.libvirt.connection import Connection
 from donjon.hypervisors.libvirt.job_xml import console_file
 from donjon.hypervisors.libvirt.pictures import as_png
 
@@ -27,7 +27,7 @@ class LibvirtLiveDisks:
 
     def destroy(self, uuid: str) -> None:
         """Pull the guest's plug."""
-        domain = self._if_known(uuid)
+        domain = self._connection.known_domain(uuid)
         if domain is None or not domain.is_active():
             return
         try:
@@ -39,7 +39,7 @@ class LibvirtLiveDisks:
 
     def undefine(self, uuid: str) -> None:
         """Forget the VM; its disks stay."""
-        domain = self._if_known(uuid)
+        domain = self._connection.known_domain(uuid)
         if domain is None:
             return
         if domain.is_active():
@@ -71,7 +71,7 @@ class LibvirtLiveDisks:
 
     def cancel_pull(self, uuid: str, target: str) -> None:
         """Stop copying, and wait until nothing is copied."""
-        domain = self._if_known(uuid)
+        domain = self._connection.known_domain(uuid)
         if domain is None or not domain.is_active() or self.pull_progress(uuid, target) is None:
             return
         try:
@@ -109,11 +109,3 @@ class LibvirtLiveDisks:
     def delete_network(self, name: str) -> None:
         """Take such a network away."""
         networks.delete(self._connection, name)
-
-    def _if_known(self, uuid: str) -> Domain | None:
-        try:
-            return self._connection.domain(uuid)
-        except LibvirtError as error:
-            if error.means_gone:
-                return None
-            raise
