@@ -15,7 +15,7 @@ _PIECE = 1 << 20
 def files_of(found: Iterator[Found]) -> Iterator[tuple[Entry, Iterator[bytes]] | Problem]:
     """What `GuestFiles.walk` finds, each entry with its content: the bytes of its ranges, to be read before the next.
 
-    The content ends in an IntegrityError if the rest cannot be read.
+    The content ends in a CutShortError if the rest cannot be read.
     """
     waiting = next(found, None)
     while waiting is not None:
@@ -28,6 +28,10 @@ def files_of(found: Iterator[Found]) -> Iterator[tuple[Entry, Iterator[bytes]] |
         content = _Content(waiting, found)
         yield waiting, content
         waiting = content.rest()
+
+
+class CutShortError(IntegrityError):
+    """The rest of one file cannot be read; what comes behind it can."""
 
 
 class _Content:
@@ -55,7 +59,7 @@ class _Content:
             reason = message.reason
         else:
             self._next = message
-        raise IntegrityError(f"cannot read {'/'.join(self._entry.path)}: {reason}")
+        raise CutShortError(f"cannot read {'/'.join(self._entry.path)}: {reason}")
 
     def rest(self) -> Found | None:
         """What is found behind it; what was not read of it is passed by."""
@@ -66,7 +70,7 @@ class _Content:
 
 
 def cut(content: Iterator[bytes], sizes: Iterable[int]) -> Iterator[Iterator[bytes]]:
-    """A stream of bytes as one stream for each size. Raises IntegrityError: it ends too soon."""
+    """A stream of bytes as one stream for each size. Raises CutShortError: it ends too soon."""
     rest = b""
 
     def take(left: int) -> Iterator[bytes]:
@@ -74,7 +78,7 @@ def cut(content: Iterator[bytes], sizes: Iterable[int]) -> Iterator[Iterator[byt
         while left:
             part = rest or next(content, b"")
             if not part:
-                raise IntegrityError("its content is cut short")
+                raise CutShortError("its content is cut short")
             part, rest = part[:left], part[left:]
             left -= len(part)
             yield part
@@ -83,7 +87,7 @@ def cut(content: Iterator[bytes], sizes: Iterable[int]) -> Iterator[Iterator[byt
 
 
 def whole(entry: Entry, content: Iterator[bytes]) -> Iterator[bytes]:
-    """A file's content with zeros where it has holes. Raises IntegrityError: it ends too soon."""
+    """A file's content with zeros where it has holes. Raises CutShortError: it ends too soon."""
     at = 0
     ranges = entry.ranges or ()
     for (offset, length), parts in zip(ranges, cut(content, [length for _, length in ranges]), strict=True):

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from donjon.errors import HostError
+from donjon.errors import HostError, IntegrityError
 from donjon.guest_files.content import Found, nonsense
 from donjon.guest_files.messages import (
     LARGEST,
@@ -22,6 +22,7 @@ from donjon.guest_files.messages import (
     Bytes,
     Channel,
     Content,
+    Damaged,
     Done,
     Entry,
     FromReader,
@@ -56,6 +57,7 @@ class GuestFiles:
         self._channel = channel
         self._disks = disks
         self._patience_s = patience_s
+        self._lost = ""
         self.volumes: tuple[Volume, ...] = ()
 
     def open(self, names: Sequence[str], passphrases: Sequence[str]) -> None:
@@ -68,12 +70,13 @@ class GuestFiles:
         """What is at a path in a volume and below it, parents first; to be used up.
 
         With `full` every file's entry has its extended attributes and is followed by its content: the bytes of its
-        `ranges`, or `Broken`. What cannot be read is told of as a `Problem`.
+        `ranges`, or `Broken`. What cannot be read, for a damaged
+        block of the disk too, is told of as a `Problem`.
 
         Raises:
             FileNotFoundError: there is nothing.
             HostError: the reader died or is stuck: the file system is damaged, or a trap.
-            IntegrityError: the reader says what no file system can say; or a block of a disk is damaged.
+            IntegrityError: the reader says what no file system can say.
         """
         left, missing = 0, False
         for message in self._ask(Walk(volume, list(path), depth, full)):
@@ -102,17 +105,30 @@ class GuestFiles:
         while True:
             message = self._receive(until)
             if isinstance(message, Read):
-                self._send(Bytes(self._bytes(message)))
+                self._send(self._bytes(message))
                 continue
             if isinstance(message, Done):
                 return
-            yield message
+            yield self._explaining(message)
+            self._lost = ""
             until = time.monotonic() + self._patience_s
 
-    def _bytes(self, asked: Read) -> bytes:
+    def _explaining(self, message: FromReader) -> FromReader:
+        """The message, with the reason why bytes were lost instead of what the parsers make of it."""
+        if self._lost and isinstance(message, Broken | Problem):
+            return msgspec.structs.replace(message, reason=self._lost)
+        if self._lost and isinstance(message, Volume) and message.unreadable:
+            return msgspec.structs.replace(message, unreadable=self._lost)
+        return message
+
+    def _bytes(self, asked: Read) -> Bytes | Damaged:
         if not 0 <= asked.disk < len(self._disks) or asked.offset < 0 or not 0 <= asked.length <= LARGEST // 2:
             raise nonsense()
-        return self._disks[asked.disk].read(asked.offset, asked.length)
+        try:
+            return Bytes(self._disks[asked.disk].read(asked.offset, asked.length))
+        except IntegrityError as error:
+            self._lost = str(error)
+            return Damaged(self._lost)
 
     def _send(self, message: msgspec.Struct) -> None:
         with self._explained():
@@ -144,7 +160,6 @@ def guest_files(
 
     Raises:
         HostError: the reader cannot be started, died or is stuck.
-        IntegrityError: a block of a disk is damaged.
     """
     if find_spec("pyfsext") is None:
         raise HostError(

@@ -43,6 +43,12 @@ class Bytes(msgspec.Struct, tag=True, frozen=True):
     data: bytes
 
 
+class Damaged(msgspec.Struct, tag=True, frozen=True):
+    """To the reader: the bytes that it asked for with `Read` are lost."""
+
+    reason: str
+
+
 class Read(msgspec.Struct, tag=True, frozen=True):
     """From the reader: bytes of a disk, please."""
 
@@ -117,7 +123,7 @@ class Done(msgspec.Struct, tag=True, frozen=True):
     """From the reader: that was all."""
 
 
-ToReader = Open | Walk | Bytes
+ToReader = Open | Walk | Bytes | Damaged
 FromReader = Read | Volume | Entry | Content | Broken | Problem | Missing | Done
 
 

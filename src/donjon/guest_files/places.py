@@ -27,7 +27,7 @@ def split_place(spec: str) -> tuple[str, str]:
 
 
 def find_place(guest: GuestFiles, path: str) -> Place | None:
-    """Where a path leads; None if it is the top, above all volumes.
+    """Where a path leads; None if it is the top, above all volumes. A slash at its end follows a link there.
 
     Raises:
         ConfigError: nowhere, or to several volumes.
@@ -36,12 +36,13 @@ def find_place(guest: GuestFiles, path: str) -> Place | None:
     parts = tuple(part for part in path.split("/") if part not in {"", "."})
     if not parts:
         return None
+    inside = (".",) if path.endswith("/") else ()
     for volume in guest.volumes:
         name = tuple(volume.name.split("/"))
         if parts[: len(name)] == name:
             _check_readable(volume)
-            return Place(volume.name, parts[len(name) :])
-    places = [Place(v.name, parts) for v in guest.volumes if v.readable and _exists(guest, v.name, parts)]
+            return Place(volume.name, (*parts[len(name) :], *inside))
+    places = [Place(v.name, (*parts, *inside)) for v in guest.volumes if v.readable and _exists(guest, v.name, parts)]
     if len(places) == 1:
         return places[0]
     if places:

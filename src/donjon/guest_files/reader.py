@@ -21,6 +21,7 @@ from donjon.guest_files.messages import (
     Bytes,
     Channel,
     Content,
+    Damaged,
     Done,
     Entry,
     Missing,
@@ -53,7 +54,7 @@ class Reader:
                     self._open(request)
                 case Walk() as request:
                     self._walk(request)
-                case Bytes():
+                case Bytes() | Damaged():
                     raise IntegrityError("nobody asked for that")
             self._channel.send(Done())
 
@@ -67,6 +68,8 @@ class Reader:
         def fetch(offset: int, length: int) -> bytes:
             self._channel.send(Read(number, offset, length))
             answer = self._channel.receive()
+            if isinstance(answer, Damaged):
+                raise IntegrityError(answer.reason)
             if not isinstance(answer, Bytes) or len(answer.data) != length:
                 raise IntegrityError("a disk gave other bytes than it was asked for")
             return answer.data
@@ -146,9 +149,12 @@ def described(path: list[str], node: Node, request: Walk) -> Iterator[msgspec.St
         except PARSER_ERRORS as error:
             yield Problem(where, why(error))
             continue
-        if stat.S_ISDIR(attributes.mode) and len(stack) <= min(request.depth, _DEEPEST):
+        if stat.S_ISDIR(attributes.mode) and len(stack) <= request.depth:
             if attributes.inode in above:
                 yield Problem(where, "the directory holds itself")
+                continue
+            if len(stack) > _DEEPEST:
+                yield Problem(where, "it is too deep: what it holds is not read")
                 continue
             above.append(attributes.inode)
             stack.append(_below(where, child))

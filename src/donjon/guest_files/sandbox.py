@@ -20,6 +20,7 @@ from donjon.errors import HostError
 
 MEMORY = 1536 << 20
 COMPLAINTS = 1 << 20
+PROCESSES = 256
 NOBODY = 65534
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _NEW_NS, _NEW_UTS, _NEW_IPC, _NEW_USER, _NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x40000000
@@ -37,6 +38,7 @@ _CLONE3 = 435  # cannot be looked into; the C library asks for clone when there 
 _THREAD = 0x10000
 _LOAD, _EQUAL, _HAS, _RETURN = 0x20, 0x15, 0x45, 0x06
 _KILL, _REFUSE, _NOT_THERE, _ALLOW = 0x80000000, 0x00050001, 0x00050026, 0x7FFF0000
+_STEP = "=HBBI"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -62,27 +64,43 @@ def shut_in() -> None:
 
 
 def _limit() -> None:
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_FSIZE, COMPLAINTS),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 16),
-    ):
+    limits = {
+        resource.RLIMIT_AS: MEMORY,
+        resource.RLIMIT_FSIZE: COMPLAINTS,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 16,
+    }
+    if os.geteuid() == 0:  # of nobody's, all together; another user's own could be many
+        limits[resource.RLIMIT_NPROC] = PROCESSES
+    for what, wanted in limits.items():
+        _, now = resource.getrlimit(what)
+        most = wanted if now == resource.RLIM_INFINITY else min(wanted, now)
         resource.setrlimit(what, (most, most))
 
 
-def _filter_calls() -> None:
-    machine = platform.machine()
+def call_filter(machine: str) -> bytes:
+    """The filter of system calls for a machine, as uname(2) has it. Raises HostError: none is known."""
     if machine not in _CALLS:
-        return
+        raise HostError(
+            f"cannot read the guest's files: the reader cannot be shut in on {machine}",
+            hint="use a host with x86-64 or ARM 64 processors, or restore the disk",
+        )
     architecture, calls, clone = _CALLS[machine]
     program = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     program += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _NOT_THERE)]
-    program += [(_EQUAL, 0, 3, clone), (_LOAD, 0, 0, 16), (_HAS, 0, 1, _THREAD), (_RETURN, 0, 0, _ALLOW)]
+    program += [(_EQUAL, 0, 4, clone), (_LOAD, 0, 0, 16), (_HAS, 0, 1, _THREAD)]
+    program += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     program += [(_EQUAL, len(calls) - number, 0, call) for number, call in enumerate(calls)]
     program += [(_RETURN, 0, 0, _REFUSE), (_RETURN, 0, 0, _ALLOW)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
-    header = ctypes.create_string_buffer(struct.pack("@HP", len(program), ctypes.addressof(code)))
+    return b"".join(struct.pack(_STEP, *step) for step in program)
+
+
+def _filter_calls() -> None:
+    program = call_filter(platform.machine())
+    code = ctypes.create_string_buffer(program)
+    header = ctypes.create_string_buffer(
+        struct.pack("@HP", len(program) // struct.calcsize(_STEP), ctypes.addressof(code))
+    )
     _prctl(_PR_SET_SECCOMP, 2, ctypes.addressof(header))
 
 

@@ -47,6 +47,7 @@ def write_tar(
     """
     problems: list[Problem] = []
     first: dict[int, str] = {}
+    names = _Names()
     for found in files:
         if isinstance(found, Problem):
             problems.append(found)
@@ -55,6 +56,9 @@ def write_tar(
         problems += [Problem(entry.path, lack) for lack in entry.lacks]
         if entry.unreadable or stat.S_IFMT(entry.mode) not in _TYPES:
             problems.append(Problem(entry.path, entry.unreadable or "tar has nothing for sockets and the like"))
+            continue
+        if reason := names.refusal(entry):
+            problems.append(Problem(entry.path, reason))
             continue
         name = "/".join(entry.path) or "."
         link = first.get(entry.inode) if entry.links > 1 and not stat.S_ISDIR(entry.mode) else None
@@ -66,6 +70,30 @@ def write_tar(
         kept(entry)
     write(bytes(2 * _BLOCK))
     return problems
+
+
+class _Names:
+    """Which names the directories being filled hold: a second entry could lead what follows it out by a link."""
+
+    def __init__(self) -> None:
+        self._levels: list[tuple[list[str], set[str]]] = []
+
+    def refusal(self, entry: Entry) -> str:
+        """Why an entry may not go into the archive, parents first; empty if it may."""
+        above, name = entry.path[:-1], "".join(entry.path[-1:])
+        if not self._levels:
+            self._levels.append((above, set()))
+        while len(self._levels) > 1 and above[: len(self._levels[-1][0])] != self._levels[-1][0]:
+            self._levels.pop()
+        directory, taken = self._levels[-1]
+        if directory != above:
+            return "its directory is not in the archive"
+        if name in taken:
+            return "something of that name is in the archive already"
+        taken.add(name)
+        if stat.S_ISDIR(entry.mode):
+            self._levels.append((entry.path, set()))
+        return ""
 
 
 def _write_member(entry: Entry, name: str, content: Iterator[bytes], write: Callable[[bytes], object]) -> None:

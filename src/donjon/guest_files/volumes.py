@@ -7,8 +7,10 @@ Source: UEFI Specification 2.10, "GUID Partition Table"; mkswap(8); the superblo
 from __future__ import annotations
 
 import itertools
+import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +36,9 @@ _KNOWN = (
     (0, b"hsqs", "squashfs"),
     (1024, b"\x10\x20\xf5\xf2", "F2FS"),
 )
+_SIGNATURE = b"\x55\xaa"
+_PROTECTIVE = 0xEE
+_ENTRIES = range(446, 510, 16)
 _DEEPEST = 6
 _MOST = 1000
 
@@ -57,7 +62,8 @@ def find_volumes(disks: Iterable[tuple[str, Source]], passphrases: Sequence[str]
 class _Finder:
     def __init__(self, passphrases: Sequence[str]) -> None:
         self._passphrases = passphrases
-        self._physical: defaultdict[str, list[lvm.PhysicalVolume]] = defaultdict(list)
+        self._physical: defaultdict[tuple[str, str], list[lvm.PhysicalVolume]] = defaultdict(list)
+        self._shared: set[str] = set()
         self._left = _MOST
 
     def look(self, name: str, source: Source, depth: int) -> Iterator[Found]:
@@ -73,7 +79,11 @@ class _Finder:
     def groups(self) -> Iterator[Found]:
         """What is in the logical volumes of the physical ones seen so far, and in what they hold."""
         while self._physical:
-            group, volumes = self._physical.popitem()
+            (group, identity), volumes = self._physical.popitem()
+            if any(other == group for other, _ in self._physical):
+                self._shared.add(group)
+            if group in self._shared:
+                group = f"{group}.{identity[:6]}"
             try:
                 for name, logical in lvm.logical_volumes(volumes):
                     if isinstance(logical, str):
@@ -84,18 +94,46 @@ class _Finder:
                 yield Found(Volume(group, "LVM volume group", 0, unreadable=why(error)))
 
     def _recognised(self, name: str, source: Source, depth: int) -> Iterator[Found]:
+        """What is in a source; on a disk with partitions these too: the rest may be of an earlier use."""
+        partitions = list(_leftover(source)) if depth == 0 and _has_partitions(source) else []
+        try:
+            recognised = yield from self._content(name, source, depth)
+        except PARSER_ERRORS as error:
+            yield Found(Volume(name, "unknown", source.size, unreadable=why(error)))
+            recognised = True
+        if not recognised:
+            partitions = list(_partitions(source))
+            if not partitions:
+                yield Found(Volume(name, "unknown", source.size, unreadable="nothing in it is known"))
+        separator = "p" if name[-1:].isdigit() else ""
+        for number, part in partitions:
+            yield from self.look(f"{name}{separator}{number}", part, depth + 1)
+
+    def _content(self, name: str, source: Source, depth: int) -> Generator[Found, None, bool]:
+        """What fills a source; returns whether anything does."""
         if luks.recognises(source):
             yield from self._unlocked(name, source, depth)
         elif lvm.recognises(source):
-            if physical := lvm.read_physical_volume(source):
-                self._physical[lvm.group_name(physical.text)].append(physical)
+            yield from self._collected(name, source)
         elif kind := next((kind for kind in _READABLE if kind[0].recognises(source)), None):
             yield _opened(name, source, kind[0].CONTENT, kind[1])
         elif (content := _known(source)) is not None:
             unreadable = "" if content in {"swap", "empty"} else f"{content} cannot be read by donjon files"
             yield Found(Volume(name, content, source.size, unreadable=unreadable))
         else:
-            yield from self._partitions(name, source, depth)
+            return False
+        return True
+
+    def _collected(self, name: str, source: Source) -> Iterator[Found]:
+        physical = lvm.read_physical_volume(source)
+        if physical is None:
+            return
+        group = self._physical[lvm.group_name_and_id(physical.text)]
+        if any(other.id == physical.id for other in group):
+            twice = "another physical volume has the same id"
+            yield Found(Volume(name, lvm.CONTENT, source.size, unreadable=twice))
+        else:
+            group.append(physical)
 
     def _unlocked(self, name: str, source: Source, depth: int) -> Iterator[Found]:
         inner = luks.unlock(source, self._passphrases)
@@ -104,14 +142,6 @@ class _Finder:
         else:
             locked = "no passphrase given opens it" if self._passphrases else "it is locked"
             yield Found(Volume(name, luks.CONTENT, source.size, unreadable=locked))
-
-    def _partitions(self, name: str, source: Source, depth: int) -> Iterator[Found]:
-        parts = list(_partitions(source))
-        if not parts:
-            yield Found(Volume(name, "unknown", source.size, unreadable="nothing in it is known"))
-        separator = "p" if name[-1:].isdigit() else ""
-        for number, part in parts:
-            yield from self.look(f"{name}{separator}{number}", part, depth + 1)
 
 
 def _opened(name: str, source: Source, content: str, kind: Any) -> Found:
@@ -132,12 +162,33 @@ def _known(source: Source) -> str | None:
     return "empty" if not any(head) else None
 
 
+def _has_partitions(source: Source) -> bool:
+    """Whether a disk begins with a table of partitions, at least one of them within it, by all that can be told."""
+    head = source.read_at(0, 512)
+    boots = fat.recognises(source) or ntfs.recognises(source) or head[3:7] == b"ReFS" or head[3:11] == b"-FVE-FS-"
+    if head[510:512] != _SIGNATURE or boots:
+        return False
+    entries = [struct.unpack_from("<B3xB3xII", head, at) for at in _ENTRIES]
+    used = [entry for entry in entries if entry[1] and entry[3]]
+    within = any(
+        kind == _PROTECTIVE or 0 < first < first + count <= source.size // 512 for _, kind, first, count in used
+    )
+    return within and all(active in {0, 0x80} for active, *_ in used)
+
+
+def _leftover(source: Source) -> Iterator[tuple[int, Source]]:
+    """The partitions of a disk that may have none any more."""
+    with suppress(*PARSER_ERRORS):
+        yield from _partitions(source)
+
+
 def _partitions(source: Source) -> Iterator[tuple[int, Source]]:
     """Partitions with their numbers; of a protective MBR those of the GPT."""
     head = source.read_at(0, 512)
-    gpt = any(source.read_at(sector, 8) == b"EFI PART" for sector in (512, 4096))
-    if not gpt and head[510:512] != b"\x55\xaa":
+    if head[510:512] != _SIGNATURE:
         return
+    protective = any(head[at + 4] == _PROTECTIVE for at in _ENTRIES)
+    gpt = protective and any(source.read_at(sector, 8) == b"EFI PART" for sector in (512, 4096))
     table: Any = pyvsgpt.volume() if gpt else pyvsmbr.volume()
     table.open_file_object(File(source))
     primary = {} if gpt else _primary(head)
@@ -154,5 +205,5 @@ def _partitions(source: Source) -> Iterator[tuple[int, Source]]:
 
 def _primary(head: bytes) -> dict[int, int]:
     """Numbers of the partitions of an MBR by where they begin, in bytes; the library does not tell."""
-    starts = [int.from_bytes(head[at + 8 : at + 12], "little") for at in range(446, 510, 16)]
+    starts = [int.from_bytes(head[at + 8 : at + 12], "little") for at in _ENTRIES]
     return {start * 512: number for number, start in enumerate(starts, 1) if start}

@@ -51,6 +51,16 @@ def test_a_directory_comes_back_once(vm: Cli, home: Path) -> None:
     assert (again.exit_code, "it exists" in again.err) == (1, True)
 
 
+def test_dots_in_a_path_lead_to_a_name_and_never_out_of_the_directory(vm: Cli, home: Path) -> None:
+    (home / "back").mkdir()
+    before = sorted(home.iterdir())
+    for path, name in (("/vda/etc/..", "vda"), ("/vda/etc/nginx/..", "etc"), ("/vda/etc/../etc/nginx/.", "nginx")):
+        done = vm("files", "get", f"web01:{path}", "--to", home / "back", "--force", "--json")
+        assert done.json["path"] == str(home / "back" / name)
+    assert sorted(path.name for path in (home / "back").iterdir()) == ["etc", "nginx", "vda"]
+    assert sorted(home.iterdir()) == before
+
+
 def test_one_file_is_printed(vm: Cli) -> None:
     assert vm("files", "get", "web01:/etc/hostname", "-o", "-").raw == b"web01\n"
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from donjon.guest_files.guest import guest_files
+from donjon.errors import IntegrityError
+from donjon.guest_files.content import files_of
+from donjon.guest_files.file_systems.file_system import Attributes, Extras, Node
+from donjon.guest_files.folder import Folder
+from donjon.guest_files.guest import EVERYTHING, guest_files
+from donjon.guest_files.messages import Entry, Problem, Walk
+from donjon.guest_files.places import find_place
+from donjon.guest_files.reader import described
 from tests.unit.guest_files.conftest import MemoryDisk, call, digests, look, make_ext
 
 EXT = {
@@ -155,6 +163,87 @@ def test_what_is_missing_is_said_and_the_next_question_answered(tmp_path: Path, 
             with pytest.raises(FileNotFoundError):
                 list(guest.walk("vda", ["etc", "nothing"]))
         assert len(list(guest.walk("vda", ["etc"], depth=0))) == 1
+
+
+class DamagedDisk(MemoryDisk):
+    """A disk with a block that the repository cannot give back."""
+
+    def __init__(self, content: bytes, at: int) -> None:
+        super().__init__(content)
+        self._at = at
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset <= self._at < offset + length:
+            raise IntegrityError("cannot read a block: it is damaged")
+        return super().read(offset, length)
+
+
+def test_a_damaged_block_costs_its_file_and_nothing_else(tmp_path: Path, source: Path) -> None:
+    mark = os.urandom(512)
+    for name in ("a", "b", "c"):
+        (source / name).write_bytes((mark if name == "b" else b"x") * 1000)
+    image = make_ext(tmp_path / "image", source, "-t", "ext4", "-b", "4096", size=16 << 20)
+    disk = DamagedDisk(image, image.index(mark * 8) + (256 << 10))
+    with guest_files([("vda", disk)]) as guest:
+        written = Folder(tmp_path / "to", "vda").write(files_of(guest.walk("vda", [], full=True)))
+    expected = digests(source)
+    del expected["b"]
+    assert digests(tmp_path / "to" / "vda") == expected
+    assert [problem.path for problem in written.problems] == [["b"]]
+    assert "damaged" in written.problems[0].reason
+
+
+def test_a_slash_at_the_end_follows_a_link(tmp_path: Path, source: Path) -> None:
+    (source / "way").symlink_to("etc")
+    with guest_files([("vda", MemoryDisk(make_ext(tmp_path / "image", source)))]) as guest:
+        found = {}
+        for path in ("/way", "/way/"):
+            place = find_place(guest, path)
+            assert place is not None
+            first = next(iter(list(guest.walk(place.volume, place.path, depth=0))))
+            assert isinstance(first, Entry)
+            found[path] = first.path
+    assert found == {"/way": ["way"], "/way/": ["etc"]}
+
+
+def test_a_directory_that_is_too_deep_is_said_to_be() -> None:
+    found = list(described([], Deep(1), Walk("vda", [], EVERYTHING, full=False)))
+    assert sum(isinstance(item, Entry) for item in found) == 4097
+    assert [item.reason for item in found if isinstance(item, Problem)] == ["it is too deep: what it holds is not read"]
+
+
+class Deep:
+    """A directory in a directory, without end."""
+
+    name = "d"
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+
+    def attributes(self) -> Attributes:
+        return Attributes(0o40755, 0, 0, self._level)
+
+    def extras(self) -> Extras:
+        return Extras()
+
+    def children(self) -> Iterator[Node | str]:
+        yield Deep(self._level + 1)
+
+    def read(self, offset: int, length: int) -> bytes:
+        raise AssertionError(offset, length)
+
+
+def test_an_xfs_with_a_realtime_part_says_that_files_may_be_missing(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(300 << 20)
+    call("mkfs.xfs", "-q", "-m", "crc=0", image)
+    with image.open("r+b") as made:
+        made.seek(16)
+        made.write((1000).to_bytes(8, "big"))
+        made.flush()
+        with guest_files([("sda", FileDisk(made.fileno(), 300 << 20))]) as guest:
+            assert "realtime" in guest.volumes[0].note
 
 
 def test_one_file_is_read_without_the_rest(tmp_path: Path, source: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ import pytest
 from donjon.errors import DonjonError, HostError, IntegrityError
 from donjon.guest_files.guest import GuestFiles
 from donjon.guest_files.messages import Channel, Content, Done, Entry, FromReader, Read, Volume
+from donjon.guest_files.sandbox import call_filter
 from donjon.host_command import conversing, run
 from tests.unit.guest_files.conftest import MemoryDisk, look, make_ext
 
@@ -24,6 +26,8 @@ FORBIDDEN = {
     "make a socket": "import socket; socket.socket()",
     "start a program": "os.execv('/bin/true', ['true'])",
     "start a process": "os.fork()",
+    "start a process the raw way": "call('clone', 0)",
+    "start a process that shares memory": "call('clone', 0x100)",
     "signal others": "os.kill(os.getppid(), 0)",
     "become root again": "os.setuid(0)",
     "list a directory": "os.listdir('/')",
@@ -33,8 +37,13 @@ FORBIDDEN = {
 @pytest.mark.parametrize("deed", FORBIDDEN.values(), ids=FORBIDDEN)
 def test_the_reader_may_not(deed: str) -> None:
     code = f"""
-import os, socket
+import ctypes, os, platform, socket
 from donjon.guest_files.sandbox import shut_in
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *words):
+    number = dict(clone=56 if platform.machine() == "x86_64" else 220)[name]
+    if libc.syscall(number, *words, 0, 0, 0, 0) == -1:
+        raise OSError(ctypes.get_errno(), name)
 shut_in()
 try:
     {deed}
@@ -42,6 +51,41 @@ except OSError as error:
     os.write(1, b"refused" if error.errno == 1 else str(error).encode())
 """
     assert run([sys.executable, "-c", code], timeout_s=30, check=False).stdout == b"refused"
+
+
+def verdict(program: bytes, call: int, architecture: int, flags: int) -> int:
+    """What the kernel makes of a system call by a filter of loads, comparisons and returns."""
+    steps = list(struct.iter_unpack("=HBBI", program))
+    data = struct.pack("=IIQQ", call, architecture, 0, flags)
+    held = at = 0
+    while True:
+        code, yes, no, value = steps[at]
+        at += 1
+        if code == 0x06:
+            return int(value)
+        if code == 0x20:
+            held = int.from_bytes(data[value : value + 4], "little")
+        else:
+            at += yes if (held == value if code == 0x15 else held & value) else no
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "clone", "read"), [("x86_64", 0xC000003E, 56, 0), ("aarch64", 0xC00000B7, 220, 63)]
+)
+def test_only_threads_may_be_begun(machine: str, architecture: int, clone: int, read: int) -> None:
+    program = call_filter(machine)
+    refused, allowed = 0x00050001, 0x7FFF0000
+    assert verdict(program, read, architecture, 0) == allowed
+    for flags in (0, 17, 0x100, read, 0xFF):
+        assert verdict(program, clone, architecture, flags) == refused
+    assert verdict(program, clone, architecture, 0x10F00) == allowed
+    assert verdict(program, 1000, architecture, 0) == refused
+    assert verdict(program, read, architecture ^ 1, 0) == 0x80000000
+
+
+def test_where_no_filter_is_known_nothing_is_read() -> None:
+    with pytest.raises(HostError, match="riscv64"):
+        call_filter("riscv64")
 
 
 def test_the_reader_may_not_take_all_memory() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from donjon.errors import IntegrityError, RefusedError
+from donjon.guest_files.content import CutShortError
 from donjon.guest_files.folder import Folder, Written
 from donjon.guest_files.messages import Entry, Problem
 from donjon.guest_files.tar import write_tar
@@ -154,10 +156,84 @@ def test_a_link_in_the_way_is_never_followed(tmp_path: Path, force: bool) -> Non
 
 
 def test_a_file_that_is_cut_short_is_not_there_and_the_rest_is(tmp_path: Path) -> None:
-    broken = (entry("etc/a", data=b"abcd")[0], iter([b"ab"]))  # type: ignore[index]
+    broken = (entry("etc/a", data=b"abcd")[0], failing(CutShortError("it is damaged")))  # type: ignore[index]
     written = Folder(tmp_path, "etc").write([entry("etc", 0o40755), broken, entry("etc/b", data=b"b")])
     assert [path.name for path in (tmp_path / "etc").iterdir()] == ["b"]
     assert len(written.problems) == 1
+
+
+def failing(error: Exception) -> Iterator[bytes]:
+    yield b"ab"
+    raise error
+
+
+def test_what_is_more_than_one_files_damage_ends_it_all(tmp_path: Path) -> None:
+    broken = (entry("etc/a", data=b"abcd")[0], failing(IntegrityError("the reader talks nonsense")))  # type: ignore[index]
+    with pytest.raises(IntegrityError, match="nonsense"):
+        Folder(tmp_path, "etc").write([entry("etc", 0o40755), broken, entry("etc/b", data=b"b")])
+
+
+def test_a_directory_that_cannot_be_made_costs_what_is_in_it_and_nothing_else(tmp_path: Path) -> None:
+    name = "long" * 70
+    lost = [entry(f"etc/{name}", 0o40755), entry(f"etc/{name}/a", data=b"a")]
+    written = Folder(tmp_path, "etc").write([entry("etc", 0o40755), *lost, entry("etc/b", data=b"b")])
+    assert [path.name for path in (tmp_path / "etc").iterdir()] == ["b"]
+    assert len(written.problems) == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RefusedError, match="no name"):
+        Folder(tmp_path / "target", name, force=True).write([entry("", 0o40700), entry("planted", data=b"bad")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_was_swapped_for_a_link_leads_nowhere(tmp_path: Path) -> None:
+    outside, sub = tmp_path / "outside", tmp_path / "target" / "etc" / "sub"
+    outside.mkdir(mode=0o700)
+
+    def swapped() -> Iterator[Found]:
+        yield entry("etc", 0o40755)
+        yield entry("etc/sub", 0o40777, mtime_ns=123456789, xattrs={"user.a": b"1"})
+        sub.rename(tmp_path / "target" / "moved")
+        sub.symlink_to(outside)
+
+    Folder(tmp_path / "target", "etc").write(swapped())
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o700
+    assert os.listxattr(outside) == []
+    assert (tmp_path / "target" / "moved").stat().st_mtime_ns == 123456789
+
+
+def test_a_security_descriptor_of_ntfs_is_noted_once_where_it_has_no_place(tmp_path: Path) -> None:
+    descriptor = {"system.ntfs_acl": b"\1"}
+    files = [entry("d", 0o40755, xattrs=descriptor), entry("d/a", data=b"a", xattrs=descriptor)]
+    written = Folder(tmp_path, "d").write(files)
+    assert (written.files, written.problems, len(written.notes)) == (2, [], 1)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+def test_where_there_are_no_hard_links_files_are_written_all_the_same(tmp_path: Path, taken: bool) -> None:
+    def link(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if taken:
+        (tmp_path / "a").write_text("mine")
+        with pytest.raises(RefusedError):
+            Folder(tmp_path, "a", link=link).write([entry("a", data=b"theirs")])
+        assert (tmp_path / "a").read_text() == "mine"
+        return
+    names = [entry(f"etc/{name}", data=b"theirs", inode=7, links=2) for name in ("a", "b")]
+    written = Folder(tmp_path, "etc", link=link).write([entry("etc", 0o40755), *names])
+    assert (written.files, written.problems) == (3, [])
+    assert [(tmp_path / "etc" / name).read_text() for name in ("a", "b")] == ["theirs", "theirs"]
+
+
+def test_a_second_entry_of_the_same_path_is_not_archived_nor_what_is_in_it() -> None:
+    outside = [entry("d/way", 0o120777, target="/etc"), entry("d/way", 0o40755), entry("d/way/passwd", data=b"bad")]
+    data, problems = archive([entry("d", 0o40755), *outside, entry("d/after", data=b"x")])
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["d", "d/way", "d/after"]
+    assert [problem.path for problem in problems] == [["d", "way"], ["d", "way", "passwd"]]
 
 
 @pytest.mark.skipif(not ROOT, reason="only root gives files away and makes devices")

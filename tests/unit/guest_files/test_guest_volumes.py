@@ -69,6 +69,33 @@ def test_a_partition_of_a_gpt_goes_by_its_number(ext: bytes, source: Path) -> No
     assert look([("nvme0n1", disk)], "nvme0n1p3", "empty").volumes[0].name == "nvme0n1p3"
 
 
+def test_an_old_signature_does_not_hide_the_partitions(ext: bytes, source: Path) -> None:
+    for offset, magic in ((0, b"XFSB"), (1080, b"\x53\xef"), (4086, b"SWAPSPACE2"), (1024, b"LABELONE")):
+        disk = bytearray(2048 * SECTOR + len(ext))
+        disk[2048 * SECTOR :] = ext
+        disk[:SECTOR] = mbr_sector(mbr_entry(0x83, 2048, len(ext) // SECTOR))
+        disk[offset : offset + len(magic)] = magic
+        if magic == b"LABELONE":
+            disk[1048:1056] = b"LVM2 001"
+        assert look([("vda", MemoryDisk(bytes(disk)))], "vda1").contents == digests(source)
+
+
+def test_a_file_system_on_a_whole_disk_has_no_partitions(tmp_path: Path, ext: bytes) -> None:
+    tables = [mbr_entry(0x83, 2048, 1 << 30), mbr_entry(0, 1, 1), bytes(range(16))]
+    for table in tables:
+        disk = bytearray(ext)
+        disk[:SECTOR] = mbr_sector(table)
+        with guest_files([("vda", MemoryDisk(bytes(disk)))]) as guest:
+            assert [(volume.name, volume.readable) for volume in guest.volumes] == [("vda", True)]
+
+
+def test_a_gpt_without_its_protective_entry_is_an_old_one(ext: bytes, source: Path) -> None:
+    disk = bytearray(gpt(b"\1" * MIB, 3))
+    first = len(disk) // SECTOR
+    disk[:SECTOR] = mbr_sector(mbr_entry(0x83, first, len(ext) // SECTOR))
+    assert look([("vda", MemoryDisk(bytes(disk) + ext))], "vda1").contents == digests(source)
+
+
 def test_logical_partitions_of_an_mbr_begin_with_5(ext: bytes, source: Path) -> None:
     sectors = len(ext) // SECTOR
     extended, second = 4096, sectors + 4096
@@ -147,6 +174,30 @@ def test_logical_volumes_are_put_together_from_their_physical_ones(ext: bytes, s
     assert "type thin" in unreadable["vg0/thin"]
     alone = {v.name: v.unreadable for v in look(both[:1], "vg0/root").volumes}
     assert "pv0 is not in the restore point" in alone["vg0/fast"]
+
+
+def test_volume_groups_of_one_name_are_kept_apart(ext: bytes, source: Path) -> None:
+    text = group_text({"root": segment("striped", len(ext) // MIB, '"pv0", 0')})
+    disks = []
+    for number, name in enumerate(("one", "two")):
+        disk = physical_volume("pv0", text.replace('id = "x"', f'id = "{name}00-0000"'), 20 * MIB)
+        disk[MIB : MIB + len(ext)] = ext if number else bytes(len(ext))
+        disks.append((f"vd{number}", MemoryDisk(bytes(disk))))
+    with guest_files(disks) as guest:
+        assert {volume.name: volume.content for volume in guest.volumes} == {
+            "vg0.one000/root": "empty",
+            "vg0.two000/root": "ext",
+        }
+    assert look(disks, "vg0.two000/root").contents == digests(source)
+
+
+def test_a_physical_volume_that_is_there_twice_is_said_to_be(ext: bytes) -> None:
+    text = group_text({"root": segment("striped", len(ext) // MIB, '"pv0", 0')})
+    disk = physical_volume("pv0", text, 20 * MIB)
+    disk[MIB : MIB + len(ext)] = ext
+    with guest_files([(name, MemoryDisk(bytes(disk))) for name in ("vda", "vdb")]) as guest:
+        assert [(volume.name, volume.readable) for volume in guest.volumes] == [("vdb", False), ("vg0/root", True)]
+        assert "same id" in guest.volumes[0].unreadable
 
 
 def test_luks_2_opens_with_its_passphrase_only(tmp_path: Path, ext: bytes, source: Path) -> None:

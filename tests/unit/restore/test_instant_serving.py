@@ -37,6 +37,7 @@ class Kept(Site):
         image = new_qcow2(folder)
         super().__init__(machine(disk("vda", image)), store=LocalStore(folder / "repo"))
         self.folder = folder
+        self.complaint = ""
         self.content = truth(image)
         self.back_up()
 
@@ -55,8 +56,10 @@ class Kept(Site):
             [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         ) as process:
             assert process.stderr
-            told = SERVING.search(line := process.stderr.readline())
-            assert told, (line, process.stderr.read())
+            self.complaint = ""
+            while not (told := SERVING.search(line := process.stderr.readline())):
+                assert line, self.complaint
+                self.complaint += line.decode()
             yield told[1].decode()
             process.send_signal(signal.SIGINT)
             said, complaint = process.communicate(timeout=20)
@@ -81,6 +84,12 @@ def test_on_a_socket_until_it_is_stopped(kept: Kept, tmp_path: Path) -> None:
         assert copied(address, tmp_path) == kept.content
         assert socket.stat().st_mode & 0o777 == 0o600
     assert not socket.exists()
+
+
+def test_by_tcp_without_tls_it_is_said_who_can_read(kept: Kept) -> None:
+    with kept.serving("--tcp", "127.0.0.1:0") as address:
+        assert address.startswith("nbd://127.0.0.1:")
+    assert "every user of this host can read" in kept.complaint
 
 
 def test_by_tls_only_to_who_shows_a_certificate(kept: Kept, tmp_path: Path) -> None:

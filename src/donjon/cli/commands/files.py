@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import stat
 import sys
 from collections.abc import Iterator
@@ -174,12 +175,13 @@ def get(
         raise ConfigError(f"cannot write to {output}: -o takes - only", hint="say --to DIRECTORY")
     session = Session(common, program)
     with _opened(session, spec, keys, no_lock=no_lock) as opened:
-        place = opened.required()
         if output:
             _print(opened)
             return None
-        name = place.path[-1] if place.path else place.volume.replace("/", "-")
-        written = Folder(to, name, force=force, devices=devices).write(opened.walk(full=True))
+        name, found = _named(opened)
+        written = Folder(to, name, force=force, devices=devices).write(found)
+    for note in written.notes:
+        session.tell(note)
     problems = tuple(map(describe_problem, written.problems))
     return Fetched(describe_point(opened.point), str(to / name), written.files, written.size, problems)
 
@@ -220,6 +222,14 @@ def tar(
             kept, problems = _archive(opened, file)
     described = tuple(map(describe_problem, problems))
     return Archived(describe_point(opened.point), str(output), kept, described)
+
+
+def _named(opened: _Opened) -> tuple[str, Iterator[tuple[Entry, Iterator[bytes]] | Problem]]:
+    """All that is at a place, and the name of the topmost, whatever links and dots led there."""
+    found = opened.walk(full=True)
+    first = list(itertools.islice(found, 1))
+    path = next((item[0].path for item in first if not isinstance(item, Problem)), [])
+    return path[-1] if path else opened.required().volume.replace("/", "-"), itertools.chain(first, found)
 
 
 def _archive(opened: _Opened, file: BinaryIO) -> tuple[int, list[Problem]]:

@@ -19,6 +19,7 @@ from donjon.cli.options import COMMON, Common, Given, NoLock
 from donjon.cli.page import Page
 from donjon.cli.result import Deed, Point, describe_point
 from donjon.cli.session import Session
+from donjon.cli.text import count
 from donjon.errors import ConfigError, RefusedError
 from donjon.nbd.server import NbdServer
 from donjon.restore.disk import find_disk
@@ -41,7 +42,7 @@ class Served(Deed):
 
     def show(self, page: Page) -> None:
         """One line: the addresses were told at the beginning."""
-        page.line(f"{self.restore_point.vm_name}: {len(self.exports)} disks were served")
+        page.line(f"{self.restore_point.vm_name}: {count(len(self.exports), 'disk')} served")
 
 
 def serve_nbd(
@@ -62,8 +63,8 @@ def serve_nbd(
     """Serve the disks of a restore point, read-only.
 
     Any NBD client can read them, as if they were raw images: each disk is an export named as the guest names it. Only
-    who runs donjon reaches the socket. By TCP beyond this host TLS is needed, and clients show a certificate, too.
-    Ctrl-C ends it.
+    who runs donjon reaches the socket. By TCP without TLS every user of this host can read the disks; beyond it TLS is
+    needed, and clients show a certificate, too. Ctrl-C ends it.
 
     Examples:
         donjon serve-nbd web01 --socket /run/web01.nbd
@@ -75,6 +76,8 @@ def serve_nbd(
     address = _address(socket, tcp, tls_dir)
     tls = tls_context(tls_dir) if tls_dir else None
     session = Session(common, program)
+    if address is not None and tls is None:
+        session.warn(f"without TLS every user of this host can read the disks at {tcp}")
     with session.reading(no_lock=no_lock) as repository:
         found = find_point(session.restore_points(repository), point)
         manifest = load_manifest(repository, found)

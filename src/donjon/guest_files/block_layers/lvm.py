@@ -86,9 +86,10 @@ def read_physical_volume(source: Source) -> PhysicalVolume | None:
     return PhysicalVolume(raw[:32].decode("ascii", "replace"), texts[0], source) if texts else None
 
 
-def group_name(text: str) -> str:
-    """The name of the volume group that a text describes. Raises IntegrityError."""
-    return _group(text)[0]
+def group_name_and_id(text: str) -> tuple[str, str]:
+    """Of the volume group that a text describes. Raises IntegrityError."""
+    name, group = _group(text)
+    return name, str(group.get("id")).replace("-", "")
 
 
 def logical_volumes(volumes: list[PhysicalVolume]) -> Iterator[tuple[str, LogicalVolume | str]]:

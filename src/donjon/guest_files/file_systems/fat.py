@@ -39,7 +39,9 @@ class Fat:
 
     def __init__(self, source: Source) -> None:
         self._image = _Image(source)
-        self.volume = pytsk3.FS_Info(self._image)
+        exfat = source.read_at(3, 8) == b"EXFAT   "
+        kind = pytsk3.TSK_FS_TYPE_DETECT if exfat else pytsk3.TSK_FS_TYPE_FAT_DETECT
+        self.volume = pytsk3.FS_Info(self._image, 0, kind)  # to look for others would read far into the disk
         self.label = ""
         self.note = ""
         for entry in self.volume.open_dir("/"):

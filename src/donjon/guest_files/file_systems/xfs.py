@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """XFS, by libfsxfs; what it gets wrong put right: long link targets, times before 1970.
 
-Source: the kernel's fs/xfs/libxfs/xfs_format.h, "struct xfs_dsymlink_hdr", XFS_SB_FEAT_INCOMPAT_BIGTIME.
+Source: the kernel's fs/xfs/libxfs/xfs_format.h, "struct xfs_dsymlink_hdr", "struct xfs_sb",
+XFS_SB_FEAT_INCOMPAT_BIGTIME.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class Xfs:
         self._file = File(source)
         self._volume.open_file_object(self._file)
         self.label = self._volume.label or ""
-        self.note = ""
+        has_realtime = any(source.read_at(16, 8))
+        self.note = "it has a realtime part: files there cannot be read" if has_realtime else ""
 
     def root(self) -> Node:
         """The top directory."""
