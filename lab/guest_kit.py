@@ -37,9 +37,8 @@ def guest_kit(cache: Path = CACHE / "guest") -> GuestKit:
     """The kit, built if need be: a 31 MB download and a few seconds the first time.
 
     Raises:
-        LabUnavailableError: the packages cannot be had here.
+        LabUnavailableError: the packages cannot be had, or kept, here.
     """
-    cache.mkdir(parents=True, exist_ok=True)
     with _alone(cache / "lock"):
         try:
             packages = _packages(cache)
@@ -95,6 +94,11 @@ def _save(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    with lock.open("w") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        raise LabUnavailableError(f"cannot keep the guest in {lock.parent}: {error.strerror}") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

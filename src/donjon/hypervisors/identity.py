@@ -46,7 +46,8 @@ def rewrite_definition(
     """Point a definition to restored files, and give the VM another name and identity if asked to.
 
     All else stays, but for what only ever fits one run of one guest: the domain's id, media that were not restored,
-    and the generation id, by which a guest learns that it went back in time.
+    and the generation id, by which a guest learns that it went back in time. Two guests that write to one disk destroy
+    it: who gets a new identity loses the disks that were not restored, unless they are read-only.
 
     Args:
         definition: the XML as it was kept.
@@ -60,7 +61,10 @@ def rewrite_definition(
         ConfigError: it is no definition.
     """
     domain = parse_domain(definition)
-    notes = [*_rewrite_disks(domain, disks), *_notes_on_what_stays(domain, disks)]
+    notes = [*_rewrite_disks(domain, disks)]
+    if new_identity:
+        notes += _remove_disks_of_the_original(domain, disks)
+    notes += _notes_on_what_stays(domain, disks)
     if name is not None:
         _rename(domain, name)
     if new_identity:
@@ -108,6 +112,15 @@ def _empty(drive: Element) -> Iterator[str]:
         yield f"the medium in {disk_target(drive)} was not restored: the drive is empty"
     drive.set("type", "file")
     _drop(drive, "source", "backingStore", "mirror", "auth")
+
+
+def _remove_disks_of_the_original(domain: Element, disks: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    for devices in domain.findall("devices"):
+        for disk in devices.findall("disk"):
+            target = disk_target(disk)
+            if target not in disks and disk.find("source") is not None and disk.find("readonly") is None:
+                yield f"removed: disk {target}, which was not restored: the original may write to it"
+                devices.remove(disk)
 
 
 def _notes_on_what_stays(domain: Element, disks: Mapping[str, tuple[str, str]]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from donjon.images.stamps import stamp_files
 FORMATS = frozenset({"raw", "qcow2", "qcow", "qed", "vmdk", "vhdx", "vdi", "vpc", "parallels"})
 ALIASES = {"iso": "raw"}
 TIMEOUT_S = 120
+_NBD = re.compile(r"nbd(\+\w+)?:|json:.*\bnbd\b")
 COULD_NOT_OPEN = re.compile(r"Could not open '(?P<file>[^\n]+?)': (?P<reason>[^\n]+)")
 
 
@@ -146,6 +147,11 @@ def _explain(path: str, complaint: str) -> HostError:
     file, reason = failures[-1]["file"], failures[-1]["reason"].rpartition("': ")[2]
     if file == path:
         return HostError(f"cannot read image {path}: {reason}")
+    if _NBD.match(file):
+        return HostError(
+            f"cannot read image {path}: the NBD server of its backing image cannot be reached: {reason}",
+            hint="if the VM runs from a repository (`donjon instant` shows it), `donjon restore VM --resume` serves it",
+        )
     return HostError(f"cannot read image {path}: its backing file {file} cannot be opened: {reason}")
 
 

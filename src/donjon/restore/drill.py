@@ -176,8 +176,9 @@ class Drill:
             return isolated.definition
 
         chosen = RestoreOptions(ground.folder, tpm_root=self._host.tpm_root, name=ground.name, new_identity=True)
-        state, _ = self._instant.begin(repository, subject.point, self._ledger, chosen, adapt)
-        return state, tuple(notes)
+        state, told = self._instant.begin(repository, subject.point, self._ledger, chosen, adapt)
+        removed = (note for note in told if note.startswith("removed: "))
+        return state, (*removed, *notes)
 
     def _check(
         self,

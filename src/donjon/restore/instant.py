@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -148,6 +149,8 @@ class InstantRestore:
         state = self._states.load(vm_uuid)
         if state is not None and not state.settled:
             self._discard(state)
+        with suppress(RefusedError), self._states.alone(vm_uuid):  # its lock goes, too, unless it is in use
+            pass
 
     def _describe(
         self, repository: Repository, point: RestorePoint, plan: Plan, disks: tuple[InstantDisk, ...]
@@ -236,6 +239,7 @@ class InstantRestore:
                 flatten(Path(disk.overlay))
                 progress.advance(disk.size)
                 continue
+            self._refuse_another_image(state, disk)
             if self._hypervisor.disk_errors(state.vm_uuid):
                 self._let_go_on(state)
             self._pull(state, disk, progress)
@@ -243,6 +247,15 @@ class InstantRestore:
             raise HostError(
                 f"cannot bring disk {disk.target} of {state.vm_name} over: it stopped {_ATTEMPTS} times",
                 hint="look at the guest's log and at the space beside its disks, then run it again",
+            )
+
+    def _refuse_another_image(self, state: InstantState, disk: InstantDisk) -> None:
+        """A guest that writes to an image over ours would have all copied into that one."""
+        sources = {other.target: other.source for other in self._hypervisor.find_vm(state.vm_uuid).disks}
+        if sources.get(disk.target) != disk.overlay:
+            raise RefusedError(
+                f"cannot bring disk {disk.target} of {state.vm_name} over: it is not on {disk.overlay} any more",
+                hint="were snapshots taken of it? Merge them, then run it again",
             )
 
     def _pull(self, state: InstantState, disk: InstantDisk, progress: Progress) -> None:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
+import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from urllib.parse import quote
 
 import msgspec
 
@@ -20,6 +23,7 @@ from donjon.model.restore_point import RestorePoint
 
 FORMAT = 1
 SOCKET = "nbd"
+_OWNER_ONLY = 0o700
 _LONGEST_SOCKET = 107
 """In bytes. Source: unix(7), sun_path."""
 
@@ -126,20 +130,17 @@ class InstantStates:
         """While the block runs no other command works on this VM. Raises RefusedError, HostError."""
         self._make_directory()
         path = self.directory / f"{vm_uuid}.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RefusedError(
-                    f"cannot work on the instant restore of {vm_uuid}: another donjon does", hint="wait for it to end"
-                ) from error
-            try:
-                yield
-            finally:
-                if not self._path(vm_uuid).exists():
-                    path.unlink(missing_ok=True)
+            descriptor = _lock(path)
+        except BlockingIOError as error:
+            raise RefusedError(
+                f"cannot work on the instant restore of {vm_uuid}: another donjon does", hint="wait for it to end"
+            ) from error
+        try:
+            yield
         finally:
+            if not self._path(vm_uuid).exists():
+                path.unlink(missing_ok=True)
             os.close(descriptor)
 
     def _path(self, vm_uuid: str) -> Path:
@@ -158,7 +159,7 @@ def socket_folder(directory: Path, vm_uuid: str) -> Path:
     Raises:
         ConfigError: its path would be too long for a socket.
     """
-    folder = directory / f".donjon-{quote(vm_uuid[:8], safe='')}"
+    folder = directory / f".donjon-{hashlib.sha256(vm_uuid.encode()).hexdigest()[:8]}"
     if len(os.fsencode(folder / SOCKET)) > _LONGEST_SOCKET:
         raise ConfigError(
             f"cannot serve disks from {directory}: its path is too long for that of a socket",
@@ -170,17 +171,58 @@ def socket_folder(directory: Path, vm_uuid: str) -> Path:
 def make_socket_folder(folder: Path, uid: int, gid: int) -> None:
     """Have the folder, for the guest's process only. Raises HostError."""
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if (status.st_uid, status.st_gid) != (uid, gid):
-            os.chown(folder, uid, gid, follow_symlinks=False)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _take(descriptor, uid, gid)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise HostError(f"cannot make directory {folder} for the guest's process: {error.strerror}") from error
+        raise HostError(
+            f"cannot make directory {folder} for the guest's process: {error.strerror}",
+            hint="if something else is there, look at it and move it away",
+        ) from error
 
 
 def remove_socket_folder(folder: Path) -> None:
-    """Remove it, and the socket that nobody serves on any more; whatever else is in it stays."""
+    """Remove it, and the socket unless somebody serves on it; whatever else is in it stays."""
     with suppress(OSError):
-        (folder / SOCKET).unlink(missing_ok=True)
+        if not _answers(folder / SOCKET):
+            (folder / SOCKET).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def _take(descriptor: int, uid: int, gid: int) -> None:
+    """Have a directory belong to the guest's process, and nobody else enter it. Raises PermissionError."""
+    status = os.fstat(descriptor)
+    if status.st_uid not in (uid, os.geteuid()):
+        raise PermissionError(errno.EPERM, "it belongs to somebody else")
+    if (status.st_uid, status.st_gid) != (uid, gid):
+        os.fchown(descriptor, uid, gid)
+    if stat.S_IMODE(status.st_mode) != _OWNER_ONLY:
+        os.fchmod(descriptor, _OWNER_ONLY)
+
+
+def _answers(path: Path) -> bool:
+    """Whether somebody listens on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client, suppress(OSError):
+        client.connect(os.fspath(path))
+        return True
+    return False
+
+
+def _lock(path: Path) -> int:
+    """The file, locked; never one that its last user has removed meanwhile. Raises BlockingIOError."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

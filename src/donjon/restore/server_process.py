@@ -57,12 +57,13 @@ class ServerProcesses:
         self._no_lock = no_lock
 
     def is_serving(self, vm_uuid: str) -> bool:
-        """Whether it is there."""
-        process = _load(self._states, vm_uuid)
-        return process is not None and process.is_alive()
+        """Whether it is there, and so is the socket that guests find it by."""
+        process, state = _load(self._states, vm_uuid), self._states.load(vm_uuid)
+        return process is not None and process.is_alive() and state is not None and state.socket.is_socket()
 
     def start(self, state: InstantState, repository: Repository) -> None:
-        """Start it, and wait until it serves. Raises HostError, with its own words."""
+        """Start it in place of one that nobody can reach; wait until it serves. Raises HostError, with its words."""
+        self.stop(state.vm_uuid)
         told = Handover(
             repository.store.location,
             repository.key,

@@ -98,6 +98,25 @@ def test_network_disks_and_scsi_devices_become_files() -> None:
     )
 
 
+def test_another_vm_never_writes_to_disks_of_the_original() -> None:
+    restored = {"vda": ("/new/a.raw", "raw"), "sda": ("/new/b.raw", "raw")}
+    rewritten = restore("network-disks", restored, new_identity=True)
+    disks = parse_definition(rewritten.definition, "host1").disks
+    assert {disk.target: disk.source for disk in disks if disk.source} == {"vda": "/new/a.raw", "sda": "/new/b.raw"}
+    assert rewritten.notes[-3:] == tuple(
+        f"removed: disk {target}, which was not restored: the original may write to it"
+        for target in ("vdb", "vdc", "vdd")
+    )
+
+
+def test_another_vm_keeps_what_it_can_only_read() -> None:
+    disk = "<disk><source file='/base.iso'/><target dev='vdb'/><readonly/></disk>"
+    text = f"<domain><name>a</name><devices>{disk}</devices></domain>"
+    rewritten = rewrite_definition(text, new_identity=True, disks={}, side_files={})
+    assert "/base.iso" in rewritten.definition
+    assert rewritten.notes == ("disk vdb was not restored: it still is what the original uses",)
+
+
 def test_a_medium_that_was_not_restored_leaves_an_empty_drive() -> None:
     disks = {"vda": ("/new/a", "raw"), "vdb": ("/new/b", "raw")}
     rewritten = restore("i440fx", disks)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import struct
 import subprocess
@@ -114,6 +115,39 @@ def test_an_image_that_a_guest_writes_to_is_in_use(tmp_path: Path) -> None:
             assert image.size == 1024 * 1024
         guest.terminate()
     assert not in_use(path)
+
+
+def test_an_image_over_a_server_that_is_gone_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "disk"
+    behind = {"driver": "nbd", "export": "vda", "server": {"type": "unix", "path": str(tmp_path / "socket")}}
+    backing = "json:" + json.dumps({"driver": "raw", "file": behind})
+    qemu("qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, path, "1M")
+    with pytest.raises(HostError, match=f"cannot read image {path}: the NBD server .* No such file") as error:
+        probe(path, "qcow2")
+    assert "--resume" in (error.value.hint or "")
+    (tmp_path / "content").write_bytes(b"x" * 1024 * 1024)
+    argv: list[str | Path] = [
+        "qemu-nbd",
+        "-r",
+        "-t",
+        "-f",
+        "raw",
+        "-x",
+        "vda",
+        "-k",
+        tmp_path / "socket",
+        tmp_path / "content",
+    ]
+    with subprocess.Popen(argv) as server:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "socket").exists():
+            assert time.monotonic() < deadline, "never there"
+            time.sleep(0.01)
+        with open_image(probe(path, "qcow2")) as image:
+            content = memoryview(bytearray(image.size))
+            image.read_into(0, content)
+        server.terminate()
+    assert content == b"x" * 1024 * 1024
 
 
 @pytest.mark.parametrize(("permission", "writing"), [(0, False), (1, True), (3, False)])

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,15 @@ from donjon.model.progress import NoProgress
 from donjon.model.vm import Power
 from donjon.nbd.server import NbdServer
 from donjon.repository.repository import Repository
-from donjon.restore.instant import InstantRestore
-from donjon.restore.instant_state import InstantState, InstantStates, socket_folder
+from donjon.restore.instant import INSTANT_DEBT, InstantRestore
+from donjon.restore.instant_state import (
+    SOCKET,
+    InstantState,
+    InstantStates,
+    make_socket_folder,
+    remove_socket_folder,
+    socket_folder,
+)
 from donjon.restore.overlay import flatten, needs_server
 from donjon.restore.serving import opened_exports
 from donjon.restore.whole_vm import RestoreOptions
@@ -76,7 +85,12 @@ class Inn:
         self.states = InstantStates(folder / "state")
         self.servers = Threads()
         self.host = Host()
-        self.ledger = Ledger(":memory:", undoers(lambda _: nullcontext(self.host)))
+        known = undoers(lambda _: nullcontext(self.host))
+        self.ledger = Ledger(":memory:", {**known, INSTANT_DEBT: self._undo})
+
+    def _undo(self, uri: str, uuid: str, states: str) -> None:
+        assert (uri, states) == (self.host.uri, str(self.states.directory))
+        self.instant.undo(uuid)
 
     @property
     def instant(self) -> InstantRestore:
@@ -209,7 +223,6 @@ def test_discarding_leaves_nothing_even_if_interrupted(inn: Inn, point: str | No
 def test_what_fails_while_it_begins_leaves_nothing(inn: Inn, point: str) -> None:
     with pytest.raises(HostError, match="interrupted"), trace.listening(failing_at(point)):
         inn.begin()
-    inn.servers.stop(UUID)  # which the ledger does for processes
     nothing_but_folders_is_left(inn)
 
 
@@ -249,6 +262,19 @@ def test_a_vm_with_other_disks_is_not_discarded(inn: Inn) -> None:
     assert Path(state.disks[0].overlay).exists()
 
 
+def test_a_guest_that_writes_to_an_image_over_ours_is_not_brought_over(inn: Inn) -> None:
+    state = inn.begin()
+    (vm,) = inn.host.list_vms()
+    snapshot = replace(vm.disks[0], source=f"{vm.disks[0].source}.snapshot")
+    inn.host.change(replace(vm, disks=(snapshot, *vm.disks[1:])))
+    with pytest.raises(RefusedError, match=r"disk vda of web01 .* not on .*web01-vda.qcow2 any more") as error:
+        inn.finish(state)
+    assert "snapshots" in (error.value.hint or "")
+    inn.host.change(vm)
+    inn.finish(state)
+    assert inn.found(state) == inn.disks
+
+
 def test_a_disk_that_does_not_come_over_is_told_and_kept(inn: Inn) -> None:
     class Idle(Host):
         def begin_pull(self, uuid: str, target: str) -> None:
@@ -261,6 +287,15 @@ def test_a_disk_that_does_not_come_over_is_told_and_kept(inn: Inn) -> None:
     assert inn.servers.is_serving(UUID)
     assert needs_server(Path(state.disks[0].overlay))
     assert inn.found(state) == inn.disks
+
+
+def test_what_a_killed_command_had_half_made_is_removed_with_its_lock(inn: Inn) -> None:
+    state = inn.begin()
+    inn.states.save(replace(state, settled=False))
+    assert list(inn.states.directory.glob("*.lock"))
+    inn.instant.undo(UUID)
+    nothing_but_folders_is_left(inn)
+    assert list(inn.states.directory.iterdir()) == []
 
 
 def test_two_commands_do_not_work_on_one_vm(inn: Inn) -> None:
@@ -292,6 +327,43 @@ def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(inn: In
         inn.begin()
     assert not inn.place.exists()
     assert len(os.fsencode(socket_folder(Path("/srv"), UUID))) < 30
+
+
+def test_every_vm_has_a_socket_folder_of_its_own() -> None:
+    assert socket_folder(Path("/srv"), UUID) != socket_folder(Path("/srv"), UUID[:-1] + "f")
+
+
+def test_a_socket_folder_that_others_could_enter_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o777)
+    make_socket_folder(folder, os.geteuid(), os.getegid())
+    assert folder.stat().st_mode & 0o7777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_is_no_folder_is_not_taken_for_that_of_a_socket(tmp_path: Path, kind: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "folder"
+    elsewhere.mkdir(mode=0o755)
+    if kind == "link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.touch()
+    with pytest.raises(HostError, match=f"cannot make directory {folder}"):
+        make_socket_folder(folder, os.geteuid(), os.getegid())
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_socket_goes_with_its_server_and_not_before(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    make_socket_folder(folder, os.geteuid(), os.getegid())
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / SOCKET))
+        server.listen()
+        remove_socket_folder(folder)
+        assert (folder / SOCKET).is_socket()
+    remove_socket_folder(folder)
+    assert not folder.exists()
 
 
 def failing_at(point: str) -> Callable[[str], None]:

@@ -62,6 +62,14 @@ def test_it_serves_until_it_is_stopped_and_keeps_a_lock(served: Served, tmp_path
     assert (tmp_path / "copy").read_bytes() == served.content
     assert len(list(lock.load_locks(served.repository.files))) == 1
 
+    served.state.socket.rename(tmp_path / "aside")
+    assert not served.servers.is_serving(UUID)
+    served.servers.start(served.state, served.repository)
+    assert served.servers.is_serving(UUID)
+    qemu("qemu-img", "convert", "-f", "raw", "-O", "raw", address, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == served.content
+    assert len(list(lock.load_locks(served.repository.files))) == 1
+
     served.servers.stop(UUID)
     assert not served.servers.is_serving(UUID)
     assert list(lock.load_locks(served.repository.files)) == []
