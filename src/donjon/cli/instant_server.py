@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from donjon.restore.server_process import serve
-from donjon.wiring import open_store
+_STOPPING = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 if __name__ == "__main__":
+    # Before anything starts a thread, as numpy does when it is imported: one without this mask would take the signal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+    from donjon.restore.server_process import serve
+    from donjon.wiring import open_store
+
     sys.exit(serve(sys.stdin.buffer.read(), open_store, sys.stdout.buffer))

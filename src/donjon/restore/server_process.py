@@ -95,14 +95,14 @@ class ServerProcesses:
 def serve(told: bytes, open_store: Callable[[str], Store], say: IO[bytes]) -> int:
     """What the process does: serve until it is asked to end; says READY, or why it cannot.
 
+    SIGTERM ends it, and must be blocked in every thread; SIGINT and SIGHUP, too, which are not for it.
+
     Args:
         told: a Handover.
         open_store: from a location to the store there.
         say: takes it.
     """
-    stopping = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     os.chdir("/")
-    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     try:
         with _serving(told, open_store):
             say.write(READY)
