@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pytest
 
 from lab import LabError
-from lab.agent import ask
+from lab.agent import ask, wait_for_agent
 from lab.guest import BLOCK_SIZE, virsh
 from lab.hosts import migrate
 from lab.libvirt_host import NOBODY, Host
@@ -105,6 +105,7 @@ def test_guests_go_on_when_libvirtd_is_killed(
         guest.writes_on()
         host.start_libvirtd()
         assert guest.state == "running"
+        wait_for_agent(guest.uri, guest.name)
         guest.do("pause", "resume")
         guest.writes_on()
 

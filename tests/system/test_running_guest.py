@@ -31,7 +31,7 @@ def small_disk(place: Path) -> Iterator[Path]:
 
 def test_a_guest_shut_down_for_its_backup_boots_again(admin: Admin, guest: Guest, tmp_path: Path) -> None:
     guest.boot()
-    assert "running" in admin.donjon("backup", guest.name, exit_code=1)["error"]
+    assert "running" in admin.donjon("backup", guest.name, "--method", "offline", exit_code=1)["error"]
     assert guest.state == "running"
     backup = admin.donjon("backup", guest.name, "--shutdown")["backups"][0]
     assert backup["restore_point"]["consistency"] == "offline"

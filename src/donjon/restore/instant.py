@@ -46,7 +46,7 @@ INSTANT_DEBT = "restore.instant"
 
 _ATTEMPTS = 3
 _GO_ON_S = 60.0
-_STAYS = 4
+_STAYS = 10
 """How many looks a guest must run before it is thought to have what it needs."""
 
 
