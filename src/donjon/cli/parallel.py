@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from donjon.model.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_HEARS_S = 0.5
 
 
 class Stop:
@@ -75,7 +77,7 @@ def run_each(items: Sequence[T], work: Callable[[T, Stop], R], parallel: int) ->
     with ThreadPoolExecutor(min(parallel, len(items)), "donjon-work") as workers:
         try:
             futures = [workers.submit(begin, item) for item in items]
-            return [future.result() for future in futures]
+            return [_result(future) for future in futures]
         except BaseException as why:
             stop.ask(why)
             workers.shutdown(wait=True, cancel_futures=True)
@@ -84,3 +86,10 @@ def run_each(items: Sequence[T], work: Callable[[T, Stop], R], parallel: int) ->
                     for note in getattr(failure, "__notes__", ()):
                         why.add_note(note)
             raise
+
+
+def _result(future: Future[R]) -> R:
+    """What comes of it; a signal that came in the moment before a wait began is heard at the next."""
+    while not wait([future], _HEARS_S).done:
+        pass
+    return future.result()
