@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules that judge, and how they are found: one function for each control that is implemented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import date
+
+from msgspec import Struct
+
+from donjon.audit.facts.host import Host
+from donjon.audit.profile import Profile
+from donjon.audit.verdict import Verdict
+
+
+class Context(Struct, frozen=True):
+    """What a rule may know besides the facts: the profile, today's date (UTC), and all hosts of the fleet."""
+
+    profile: Profile
+    today: date
+    fleet: tuple[Host, ...] = ()
+
+
+Rule = Callable[[Host, Context], Iterable[Verdict]]
+
+_rules: dict[str, Rule] = {}
+
+
+def control(number: str) -> Callable[[Rule], Rule]:
+    """Mark a function as the rule of a control: a pure function that says at least one verdict.
+
+    Raises:
+        ValueError: the control has a rule already.
+    """
+
+    def register(rule: Rule) -> Rule:
+        if number in _rules:
+            raise ValueError(f"two rules for {number}")
+        _rules[number] = rule
+        return rule
+
+    return register
+
+
+def rules() -> dict[str, Rule]:
+    """Control -> rule, for all that are implemented; in the order of the catalogue's areas."""
+    import donjon.audit.controls  # noqa: F401 -- the modules register their rules
+
+    return dict(_rules)

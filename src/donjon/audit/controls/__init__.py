@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rules, a module for each area of the catalogue; importing this registers them all."""
+
+from importlib import import_module
+
+AREAS = (
+    "boot",
+    "hyp",
+    "pat",
+    "min",
+    "acc",
+    "cfg",
+    "log",
+    "net",
+    "tls",
+    "agt",
+    "gst",
+    "gnw",
+    "sto",
+    "gld",
+    "ins",
+    "res",
+    "bkp",
+)
+
+for _area in AREAS:
+    import_module(f"donjon.audit.controls.{_area}")

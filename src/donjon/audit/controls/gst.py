@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules of the area GST: see the catalogue."""
+
+from __future__ import annotations
