@@ -84,11 +84,19 @@ def own_release() -> str:
     return release["VERSION_CODENAME"]
 
 
-def _mirror() -> str:
+def own_sources() -> list[Path]:
+    """The files of this machine's apt that name a Debian mirror."""
     files = [SOURCES / "sources.list", *sorted((SOURCES / "sources.list.d").glob("*"))]
-    for file in files:
-        if file.suffix in {".list", ".sources"} and file.is_file():
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                if line.startswith(("deb ", "URIs:")) and (found := MIRROR.search(line)):
-                    return found[1]
+    return [file for file in files if file.suffix in {".list", ".sources"} and file.is_file() and _mirrors(file)]
+
+
+def _mirror() -> str:
+    for file in own_sources():
+        return _mirrors(file)[0]
     raise LabError("no Debian mirror in /etc/apt/sources.list or sources.list.d")
+
+
+def _mirrors(file: Path) -> list[str]:
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    named = [MIRROR.search(line) for line in lines if line.startswith(("deb ", "URIs:"))]
+    return [found[1] for found in named if found]

@@ -39,7 +39,7 @@ def guest_kit(cache: Path = CACHE / "guest") -> GuestKit:
     Raises:
         LabUnavailableError: the packages cannot be had, or kept, here.
     """
-    with _alone(cache / "lock"):
+    with alone(cache / "lock"):
         try:
             packages = _packages(cache)
             (modules,) = unpacked(packages, "lib/modules").iterdir()
@@ -93,7 +93,8 @@ def _save(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
+    """One builder at a time. Raises LabUnavailableError if nothing can be kept there."""
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         file = lock.open("w")

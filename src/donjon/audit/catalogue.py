@@ -13,6 +13,10 @@ from msgspec import Struct
 from donjon.audit.verdict import Severity
 
 
+KINDS = {"K": "KVM/libvirt", "X": "Xen with xl", "O": "Oracle VM 3"}
+"""Kinds of host, by letter."""
+
+
 class FixClass(enum.Enum):
     """How far donjon goes in fixing: a file-level change, a guarded change, at the next start, or instructions."""
 
@@ -33,7 +37,7 @@ class AttackPath(enum.Enum):
 
 
 class Control(Struct, frozen=True, forbid_unknown_fields=True):
-    """One control. `hosts` are letters: K for KVM/libvirt, X for Xen with xl, O for Oracle VM 3."""
+    """One control. `hosts` are letters of KINDS."""
 
     id: str
     area: str

@@ -8,17 +8,19 @@ from datetime import date
 
 from msgspec import Struct
 
+from donjon.audit.advisories.data import Advisories
 from donjon.audit.facts.host import Host
 from donjon.audit.profile import Profile
 from donjon.audit.verdict import Verdict
 
 
 class Context(Struct, frozen=True):
-    """What a rule may know besides the facts: the profile, today's date (UTC), and all hosts of the fleet."""
+    """What a rule may know besides the facts: profile, today's date (UTC), all hosts of the fleet, advisories."""
 
     profile: Profile
     today: date
     fleet: tuple[Host, ...] = ()
+    advisories: Advisories | None = None
 
 
 Rule = Callable[[Host, Context], Iterable[Verdict]]

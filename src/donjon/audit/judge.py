@@ -9,6 +9,7 @@ from datetime import date
 
 from msgspec import Struct, field
 
+from donjon.audit.advisories.data import Advisories
 from donjon.audit.catalogue import Control, catalogue
 from donjon.audit.control import Context, Rule, rules
 from donjon.audit.fact import Known, Unseen
@@ -49,9 +50,15 @@ class Judgement(Struct, frozen=True):
     schema: int = field(default=REPORT_SCHEMA)
 
 
-def judge(fleet: Sequence[Host], profile: Profile, today: date, only: Collection[str] = ()) -> Judgement:
+def judge(
+    fleet: Sequence[Host],
+    profile: Profile,
+    today: date,
+    only: Collection[str] = (),
+    advisories: Advisories | None = None,
+) -> Judgement:
     """Judge all hosts by all rules, or by those of `only` these controls."""
-    context = Context(profile, today, tuple(fleet))
+    context = Context(profile, today, tuple(fleet), advisories)
     implemented = rules()
     results = tuple(
         _result(control, host, verdict)

@@ -50,6 +50,7 @@ class Allow(Struct, frozen=True, forbid_unknown_fields=True):
     trunks: tuple[str, ...] = ()
     unmanaged_vms: tuple[str, ...] = ()
     no_backup: tuple[str, ...] = ()
+    guest_agent: tuple[str, ...] = ()
 
 
 class Ages(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +63,7 @@ class Ages(Struct, frozen=True, forbid_unknown_fields=True):
     gold_image: int = 90
     certificate_left: int = 30
     password: int = 365
+    login: int = 90
     leftover_hours: int = 24
 
 
@@ -72,6 +74,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     memory_ratio: float = 1.0
     agent_addresses: int = 256
     console_log_mib: int = 128
+    key_hosts: int = 10
 
 
 class Attestation(Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,6 +91,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     """What the operator says of an installation.
 
     `hosts`: letters of the kinds of host it is for, "" for what is found. `tenants`: tenant -> patterns of VM names.
+    `baseline`: pattern of host names -> path -> SHA-256 of the approved file, "" for one that must not be there.
     """
 
     name: str
@@ -101,7 +105,21 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = field(default_factory=Limits)
     image_roots: tuple[str, ...] = ("/var/lib/libvirt/images", "/var/lib/xen/images", "/OVS/Repositories")
     tenants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    clones: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Path of a gold image -> patterns of the names of the VMs made of it."""
+    no_drift: tuple[str, ...] = (
+        "/etc/sudoers",
+        "/etc/sudoers.d/*",
+        "/etc/pam.d/*",
+        "/etc/ssh/sshd_config",
+        "/etc/ssh/sshd_config.d/*",
+        "/etc/ld.so.preload",
+    )
+    """Configuration of clones that must be as in their gold image."""
+    support_ends: dict[str, date] = field(default_factory=dict)
+    """Last day of security updates by release, as "debian-12": over what donjon knows."""
     attestations: tuple[Attestation, ...] = ()
+    baseline: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def attested(self, control: str, today: date) -> Attestation | None:
         """A person's word on a control that is valid today."""

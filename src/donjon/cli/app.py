@@ -56,6 +56,7 @@ _GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
             Verb("settle", "debts:settle", "Undo what an interrupted run left behind."),
         ),
     ),
+    ("Security", ()),
     (
         "donjon itself",
         (
@@ -66,6 +67,27 @@ _GROUPS: tuple[tuple[str, tuple[Verb, ...]], ...] = (
 )
 
 _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
+    (
+        "audit",
+        "Security",
+        "Look at hosts, and judge them.",
+        (
+            Verb("run", "audit:run", "Look at hosts, judge them, and report."),
+            Verb("collect", "audit_collect:collect", "Only look at hosts, and keep what was seen."),
+            Verb("report", "audit:report", "Show a report again, or write it in another form."),
+            Verb("diff", "audit:diff", "Show what changed between two audits."),
+            Verb("controls", "audit_catalogue:controls", "List what is judged."),
+        ),
+    ),
+    (
+        "audit profile",
+        "Security",
+        "Profiles: what hosts are judged against.",
+        (
+            Verb("list", "audit_catalogue:list_profiles", "List the profiles that donjon ships."),
+            Verb("show", "audit_catalogue:show_profile", "Show a profile with all its defaults."),
+        ),
+    ),
     (
         "files",
         "Restore points",
@@ -106,6 +128,8 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
     ),
 )
 
+_DEFAULT_VERBS = {"audit": "run"}
+
 _HELP = """Backup and recovery of virtual machines.
 
 Every restore point is whole, every backup stores only what changed and reads no more than it must, and stock restic
@@ -145,11 +169,14 @@ def make_app() -> App:
         for number, verb in enumerate(verbs):
             _register(app, verb, number, groups[name])
     for name, group, purpose, verbs in _FAMILIES:
-        family = App(name=name, help=purpose, group=groups[group], help_epilogue="", version_flags=[])
+        *above, own = name.split()
+        parent = app[above[0]] if above else app
+        family = App(name=own, help=purpose, help_epilogue="", version_flags=[])
+        family.group = groups[group] if not above else ()
         family["--help"].show = False
         for number, verb in enumerate(verbs):
             _register(family, verb, number)
-        app.command(family)
+        parent.command(family)
     return app
 
 
@@ -169,10 +196,21 @@ def load_verb(app: App, words: Sequence[str]) -> App:
     return found
 
 
+def whole_verb(words: list[str]) -> list[str]:
+    """What is meant where a family is named alone: `donjon audit` is `donjon audit run`."""
+    alone = len(words) == 1 or words[1].startswith("-")
+    helped = {"-h", "--help"} & set(words)
+    return (
+        [words[0], _DEFAULT_VERBS[words[0]], *words[1:]]
+        if words and words[0] in _DEFAULT_VERBS and alone and not helped
+        else words
+    )
+
+
 def verb_names() -> list[tuple[str, ...]]:
     """The words of every verb: ("backup",), ("key", "add"), ..."""
     single = [(verb.name,) for _, verbs in _GROUPS for verb in verbs]
-    return single + [(family, verb.name) for family, _, _, verbs in _FAMILIES for verb in verbs]
+    return single + [(*family.split(), verb.name) for family, _, _, verbs in _FAMILIES for verb in verbs]
 
 
 def _register(app: App, verb: Verb, number: int, group: Group | None = None) -> None:

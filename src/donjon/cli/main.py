@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App, CycloptsError
 
 from donjon import __version__
-from donjon.cli.app import load_verb, make_app
+from donjon.cli.app import load_verb, make_app, whole_verb
 from donjon.cli.text import safe
 from donjon.errors import CancelledError, DonjonError
 
@@ -58,7 +58,7 @@ def _run(words: list[str], options: frozenset[str], program: Program | None) -> 
     app = make_app()
     if words == ["--version"]:
         words = ["version"]
-    words = _verb_first(app, words)
+    words = whole_verb(_verb_first(app, words))
     load_verb(app, words)
     command, bound, given = app.parse_args(words, exit_on_error=False, print_error=False)
     if "program" in given:

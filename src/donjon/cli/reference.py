@@ -12,7 +12,9 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 from cyclopts import App, Argument
 
+from donjon.audit.report.report import Report
 from donjon.cli.app import load_verb, make_app, verb_names
+from donjon.cli.controls_page import controls_page
 from donjon.cli.options import EVERYWHERE
 from donjon.cli.result import Failure
 
@@ -40,6 +42,8 @@ When a verb fails, the object is that of [error.json](schemas/error.json):
 `hint` may be null; `notes` say what went wrong besides, as what could not be put back. All of it is on standard error
 as well.
 
+A report of an audit (`donjon audit run --format json`) is that of [report.json](schemas/report.json).
+
 | verb | schema | what it says |
 |---|---|---|
 """
@@ -57,6 +61,8 @@ def pages() -> dict[str, str]:
         kinds = [kind for kind in get_args(result) or (result,) if kind is not type(None)]
         says = " Or: ".join((inspect.getdoc(kind) or "").partition("\n")[0] for kind in kinds)
         rows.append(f"| `{' '.join(words)}` | [{file}]({file}) | {says} |")
+    made["schemas/report.json"] = _schema(Report)
+    made["controls.md"] = controls_page()
     made["json.md"] = _JSON_HEAD + "\n".join(rows) + "\n"
     return made
 

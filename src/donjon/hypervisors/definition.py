@@ -61,7 +61,7 @@ def parse_definition(
         disks=tuple(_disk(element, volume_path) for element in disk_elements(domain)),
         definition=text,
         side_files=tuple(_side_files(domain, f"{tpm_root}/{uuid}")),
-        labels=_labels(domain),
+        labels=read_labels(domain),
     )
 
 
@@ -197,7 +197,8 @@ def _side_files(domain: Element, tpm_directory: str) -> Iterator[SideFile]:
         yield SideFile(role, entry.get("file", ""))
 
 
-def _labels(domain: Element) -> dict[str, str]:
+def read_labels(domain: Element) -> dict[str, str]:
+    """The labels in a definition's metadata."""
     metadata = domain.find("metadata")
     own = (
         []

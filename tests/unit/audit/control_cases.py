@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, field
 
+from donjon.audit.advisories.data import Advisories
 from donjon.audit.bundle import Bundle, Manifest, Output, PathInfo, Paths
 from donjon.audit.facts.backup import Backup
 from donjon.audit.facts.guests import Gold, Guest
@@ -69,6 +70,7 @@ class Case(Struct, frozen=True, forbid_unknown_fields=True):
     profile: Profile = field(default_factory=lambda: Profile("case"))
     machine: Machine = field(default_factory=Machine)
     others: tuple[Machine, ...] = ()
+    advisories: Advisories | None = None
 
 
 class Cases(Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,7 +112,7 @@ def host_of(machine: Machine) -> Host:
 
 def results_of(control: str, case: Case) -> list[Result]:
     fleet = [host_of(machine) for machine in (case.machine, *case.others)]
-    report = judge(fleet, case.profile, case.today, (control,))
+    report = judge(fleet, case.profile, case.today, (control,), case.advisories)
     return [one for one in report.results if one.host == fleet[0].platform.id]
 
 

@@ -6,6 +6,8 @@ from importlib import import_module
 AREAS = (
     "boot",
     "hyp",
+    "hyp_guests",
+    "hyp_xen",
     "pat",
     "min",
     "acc",

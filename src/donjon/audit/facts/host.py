@@ -15,6 +15,7 @@ from donjon.audit.facts.certificates import Certificates, read_certificates
 from donjon.audit.facts.domains import Domains, read_domains
 from donjon.audit.facts.firewall import Firewall, read_firewall
 from donjon.audit.facts.guests import Gold, Guest
+from donjon.audit.facts.hardware import Hardware, read_hardware
 from donjon.audit.facts.images import Images, read_images
 from donjon.audit.facts.kernel import Kernel, read_kernel
 from donjon.audit.facts.libvirt import Libvirt, read_libvirt
@@ -25,6 +26,7 @@ from donjon.audit.facts.network import Network, read_network
 from donjon.audit.facts.packages import Packages, read_packages
 from donjon.audit.facts.platform import Platform, read_platform
 from donjon.audit.facts.processes import Processes, read_processes
+from donjon.audit.facts.recovery import Recovery, read_recovery
 from donjon.audit.facts.sshd import Sshd, read_sshd
 from donjon.audit.facts.storage import Storage, read_storage
 from donjon.audit.facts.units import Units, read_units
@@ -63,6 +65,8 @@ class Host(Struct, frozen=True):
     domains: Domains
     storage: Storage
     images: Images
+    hardware: Hardware
+    recovery: Recovery
     paths: Paths
     backup: Backup = field(default_factory=Backup)
     guests: dict[str, Guest] = field(default_factory=dict)
@@ -95,5 +99,7 @@ def read_host(bundle: Bundle) -> Host:
         domains=read_domains(bundle),
         storage=read_storage(bundle),
         images=read_images(bundle),
+        hardware=read_hardware(bundle),
+        recovery=read_recovery(bundle),
         paths=bundle.paths,
     )

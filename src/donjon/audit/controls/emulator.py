@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What QEMU's own arguments open: monitors, debugger stubs, displays.
+
+Source: qemu(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_MONITORS = {"-monitor", "-qmp", "-qmp-pretty"}
+_NETWORK = ("tcp:", "telnet:", "udp:", "websocket:", "tn3270:")
+
+
+def monitors(arguments: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
+    """Where monitors listen, and whether that is on the network; those that listen nowhere are left out."""
+    backends = {_words(value).get("id", ""): value for value in _values(arguments, {"-chardev"})}
+    for value in _values(arguments, _MONITORS):
+        yield from _endpoint(backends.get(value.removeprefix("chardev:"), value))
+    for value in _values(arguments, {"-mon"}):
+        words = _words(value)
+        name = words.get("chardev", value.partition(",")[0])
+        if name in backends:
+            yield from _endpoint(backends[name])
+
+
+def debuggers(arguments: tuple[str, ...]) -> Iterator[str]:
+    """The arguments that open a debugger's stub."""
+    yield from (argument for argument in _plain(arguments) if argument == "-s")
+    yield from (f"-gdb {value}" for value in _values(arguments, {"-gdb"}) if value != "none")
+
+
+def displays(arguments: tuple[str, ...]) -> Iterator[str]:
+    """The addresses on which VNC and SPICE listen by raw arguments."""
+    for value in _values(arguments, {"-vnc", "-display"}):
+        place = value.removeprefix("vnc=") if value.startswith("vnc=") else value
+        if (value != place or "-vnc" in _plain(arguments)) and not place.startswith(("unix:", "none", "to=")):
+            host = place.partition(",")[0].rpartition(":")[0]
+            yield host or "0.0.0.0"  # noqa: S104 -- what QEMU does
+    for value in _values(arguments, {"-spice"}):
+        words = _words(value)
+        if words.get("unix", "off") != "on" and ("port" in words or "tls-port" in words):
+            yield words.get("addr", "") or "0.0.0.0"  # noqa: S104
+
+
+def _plain(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    """QEMU takes "--name" for "-name"."""
+    return tuple(argument[1:] if argument.startswith("--") else argument for argument in arguments)
+
+
+def _values(arguments: tuple[str, ...], options: set[str]) -> list[str]:
+    plain = _plain(arguments)
+    return [value for option, value in zip(plain, plain[1:], strict=False) if option in options]
+
+
+def _words(value: str) -> dict[str, str]:
+    pairs = (word.partition("=") for word in value.split(","))
+    return {key: value or "on" for key, _, value in pairs}
+
+
+def _endpoint(value: str) -> Iterator[tuple[str, bool]]:
+    words = _words(value)
+    if value.startswith(_NETWORK):
+        yield value.partition(",")[0], True
+    elif value.startswith(("unix:", "/")):
+        yield value.removeprefix("unix:").partition(",")[0], False
+    elif "port" in words or "host" in words:
+        yield f"{words.get('host', '')}:{words.get('port', '')}", True
+    elif "path" in words and value.startswith(("socket", "pipe")):
+        yield words["path"], False

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of an audit: every result with its waiver and its history, from which all formats are written.
+
+Its JSON is the native format; its schema is in the documentation. Others: one module each beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from donjon import __version__
+from donjon.audit.catalogue import AttackPath, Control, catalogue
+from donjon.audit.diff import Change, compare
+from donjon.audit.fact import Known
+from donjon.audit.facts.host import Host
+from donjon.audit.judge import Judgement, Result
+from donjon.audit.score import score
+from donjon.audit.verdict import Severity, Status
+from donjon.audit.waivers import Waiver, WaiverProblem, idle_waivers, waiver_for
+from donjon.errors import ConfigError
+
+REPORT_SCHEMA = 1
+
+
+class AuditedHost(Struct, frozen=True):
+    """A host of the report. `kinds` are letters, see `Control`; `taken`: when it was looked at."""
+
+    id: str
+    name: str
+    kinds: str
+    system: str
+    taken: datetime | None
+
+
+class Finding(Struct, frozen=True):
+    """A result with what surrounds it. `change`: against the baseline, None without one."""
+
+    result: Result
+    waiver: Waiver | None = None
+    change: Change | None = None
+
+    @property
+    def open(self) -> bool:
+        """It fails, and nobody answers for it."""
+        return self.result.status is Status.FAIL and self.waiver is None
+
+    @property
+    def control(self) -> Control:
+        """Its control."""
+        return catalogue().control(self.result.control)
+
+
+class Report(Struct, frozen=True):
+    """An audit. Scores in percent, None if nothing could be judged; `not_implemented` are controls nobody judged."""
+
+    schema: int
+    donjon: str
+    profile: str
+    judged: date
+    hosts: tuple[AuditedHost, ...]
+    score: float | None
+    score_without_waivers: float | None
+    findings: tuple[Finding, ...]
+    idle_waivers: tuple[WaiverProblem, ...]
+    not_implemented: tuple[str, ...]
+
+    def host_name(self, identity: str) -> str:
+        """What the operator calls a host."""
+        return next((host.name for host in self.hosts if host.id == identity), identity)
+
+    def failures(self, *, waived: bool = False) -> list[Finding]:
+        """What fails, worst first; those that somebody answers for only if asked."""
+        failing = (one for one in self.findings if one.result.status is Status.FAIL)
+        return sorted((one for one in failing if waived or one.open), key=_badness)
+
+    def count(self, status: Status) -> int:
+        """How many results are of this status."""
+        return sum(one.result.status is status for one in self.findings)
+
+    def by_attack_path(self) -> Iterator[tuple[AttackPath, list[Finding]]]:
+        """What fails and is open, by who gains from it."""
+        failures = self.failures()
+        for path in AttackPath:
+            group = [one for one in failures if one.control.attack_path is path]
+            if group:
+                yield path, group
+
+
+def make_report(
+    judgement: Judgement,
+    fleet: Sequence[Host],
+    waivers: Sequence[Waiver] = (),
+    baseline: Report | None = None,
+) -> Report:
+    """The report of what was judged."""
+    names = judgement.hosts
+    changes = _changes(judgement.results, baseline)
+    findings = tuple(
+        Finding(
+            result,
+            waiver_for(result, names[result.host], waivers, judgement.judged),
+            changes.get(result.fingerprint),
+        )
+        for result in judgement.results
+    )
+    return Report(
+        schema=REPORT_SCHEMA,
+        donjon=__version__,
+        profile=judgement.profile,
+        judged=judgement.judged,
+        hosts=tuple(map(_audited, fleet)),
+        score=score(one.result for one in findings if one.waiver is None),
+        score_without_waivers=score(judgement.results),
+        findings=findings,
+        idle_waivers=idle_waivers(judgement.results, names, waivers, judgement.judged),
+        not_implemented=judgement.not_implemented,
+    )
+
+
+def load_report(path: Path) -> Report:
+    """A report in JSON.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Report)
+    except OSError as error:
+        raise ConfigError(f"cannot read report {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read report {path}: {error}", hint="name a file that `donjon audit run --format json` wrote"
+        ) from error
+
+
+def _changes(results: Sequence[Result], baseline: Report | None) -> dict[str, Change]:
+    if baseline is None:
+        return {}
+    compared = compare([one.result for one in baseline.findings], results)
+    return {one.result.fingerprint: one.change for one in compared if one.now is not None}
+
+
+def _audited(host: Host) -> AuditedHost:
+    platform = host.platform
+    return AuditedHost(
+        id=platform.id,
+        name=platform.name,
+        kinds=platform.kinds.value if isinstance(platform.kinds, Known) else "",
+        system=platform.release.value.pretty if isinstance(platform.release, Known) else "",
+        taken=platform.taken.value if isinstance(platform.taken, Known) else None,
+    )
+
+
+def _badness(finding: Finding) -> tuple[int, int, str, str, str]:
+    paths = list(AttackPath)
+    result = finding.result
+    return (
+        result.severity.rank,
+        paths.index(finding.control.attack_path),
+        result.control,
+        result.host,
+        result.name,
+    )
+
+
+def severity_counts(findings: Sequence[Finding]) -> dict[Severity, int]:
+    """How many there are of each severity, worst first, none left out."""
+    return {severity: sum(one.result.severity is severity for one in findings) for severity in Severity}

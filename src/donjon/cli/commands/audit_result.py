@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What audits hand back, and how they look on a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from donjon.audit.catalogue import KINDS
+from donjon.audit.diff import Change, Changed
+from donjon.audit.report.report import Finding, Report, severity_counts
+from donjon.audit.verdict import Severity, Status
+from donjon.cli.page import Page
+from donjon.cli.result import Result
+from donjon.cli.text import count, moment
+from donjon.errors import ConfigError, IncompleteError
+
+FINDINGS, UNSEEN = 20, 21
+WORST = 10
+WIDTH = 110
+
+
+@dataclass(frozen=True, slots=True)
+class FailOn:
+    """When an audit ends with an exit code that says so. `severity` None: never."""
+
+    severity: Severity | None = Severity.HIGH
+    only_new: bool = False
+    unknown: bool = False
+
+    def exit_code(self, report: Report) -> int:
+        """What the program ends with."""
+        failures = [one for one in report.failures() if not self.only_new or one.change is Change.NEW]
+        if self.severity and any(one.result.severity.rank <= self.severity.rank for one in failures):
+            return FINDINGS
+        return UNSEEN if self.unknown and _unseen(report) else 0
+
+    def exit_code_of_changes(self, changes: tuple[Changed, ...]) -> int:
+        """What a comparison ends with."""
+        new = [one.result.severity for one in changes if one.change is Change.NEW]
+        if self.severity and any(severity.rank <= self.severity.rank for severity in new):
+            return FINDINGS
+        lost = any(one.change is Change.LOST_VISIBILITY for one in changes)
+        return UNSEEN if self.unknown and lost else 0
+
+
+def parse_fail_on(text: str) -> FailOn:
+    """From words such as "high", "new,medium", "high,unknown", "never".
+
+    Raises:
+        ConfigError: a word is none of these, or there are two severities.
+    """
+    words = [word.strip() for word in text.split(",")]
+    severities = [word for word in words if word in {one.value for one in Severity} | {"never"}]
+    strange = [word for word in words if word not in {*severities, "new", "unknown"}]
+    if strange or len(severities) > 1:
+        raise ConfigError(
+            f"cannot understand --fail-on {text}: {strange[0] if strange else 'two severities'}",
+            hint="one of critical, high, medium, low, info, never; with new and unknown beside it: new,high",
+        )
+    severity = Severity(severities[0]) if severities and severities != ["never"] else None
+    if not severities:
+        severity = Severity.INFO if "new" in words else None
+    return FailOn(severity, "new" in words, "unknown" in words)
+
+
+def _unseen(report: Report) -> list[Finding]:
+    return [one for one in report.findings if one.result.status is Status.UNKNOWN and one.waiver is None]
+
+
+@dataclass(frozen=True, slots=True)
+class NotCollected:
+    """A host that could not be looked at."""
+
+    host: str
+    error: str
+    hint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Audited(Result):
+    """An audit: the report, the hosts it lacks, the files written.
+
+    `document`: the report in another form, if it is to be printed.
+    """
+
+    report: Report
+    not_collected: tuple[NotCollected, ...]
+    written: tuple[str, ...]
+    document: str | None
+    verdict: int
+
+    @property
+    def exit_code(self) -> int:
+        """20 for findings, 21 for what could not be seen, if that was asked; 3 if a host could not be looked at."""
+        return IncompleteError.exit_code if self.not_collected else self.verdict
+
+    def show(self, page: Page) -> None:
+        """The ten worst, then all that fails by who gains from it, then what is not judged; or the document."""
+        if self.document is not None:
+            page.raw(self.document)
+            return
+        _show_head(self.report, page)
+        _show_worst(self.report, page)
+        for path, group in self.report.by_attack_path():
+            page.line()
+            page.line(f"{path.value} ({len(group)})", bold=True)
+            _show_findings(self.report, group, page)
+        _show_rest(self.report, page)
+        for lacking in self.not_collected:
+            page.line(f"not looked at: {lacking.host}: {lacking.error}", bold=True)
+            if lacking.hint:
+                page.line(f"  {lacking.hint}")
+        for file in self.written:
+            page.line(f"written: {file}")
+
+
+def _show_head(report: Report, page: Page) -> None:
+    for host in report.hosts:
+        kinds = ", ".join(KINDS[kind] for kind in host.kinds) or "no hypervisor found"
+        seen = f", looked at {moment(host.taken)}" if host.taken else ""
+        page.line(f"{host.name}: {host.system or 'unknown system'}, {kinds}{seen}")
+    counts = severity_counts(report.failures())
+    told = ", ".join(f"{number} {severity.value}" for severity, number in counts.items() if number) or "nothing fails"
+    waived = sum(one.waiver is not None for one in report.findings)
+    page.line(f"{told}; {count(len(_unseen(report)), 'result')} unknown; {waived} waived")
+    if report.score is not None and report.score_without_waivers is not None:
+        page.line(f"score {report.score:.0f} of 100 ({report.score_without_waivers:.0f} without waivers)")
+
+
+def _show_worst(report: Report, page: Page) -> None:
+    worst = report.failures()[:WORST]
+    if not worst:
+        return
+    page.line()
+    page.line("the worst first" if len(worst) > 1 else "the worst", bold=True)
+    for number, one in enumerate(worst, 1):
+        _paragraph(page, f"{number:2}. {one.result.severity.value:<8} {one.result.control}  ", _said(report, one))
+        _paragraph(page, " " * 13 + "fix: ", one.control.fix)
+
+
+def _show_findings(report: Report, group: list[Finding], page: Page) -> None:
+    for one in group:
+        _paragraph(page, f"  {one.result.severity.value:<8} {one.result.control:<8} ", _said(report, one))
+
+
+def _said(report: Report, one: Finding) -> str:
+    where = f"{report.host_name(one.result.host)}: " if len(report.hosts) > 1 else ""
+    change = f" [{one.change.value}]" if one.change and one.change is not Change.UNCHANGED else ""
+    return f"{where}{one.result.summary}{change}"
+
+
+def _show_rest(report: Report, page: Page) -> None:
+    page.line()
+    unseen = Counter((one.result.control, one.result.summary) for one in _unseen(report))
+    if unseen:
+        page.line(f"could not be seen ({count(unseen.total(), 'result')}): never counted as passed", bold=True)
+        for (control, why), number in unseen.items():
+            _paragraph(page, f"  {control:<8} ", why + (f" ({number} times)" if number > 1 else ""))
+    for problem in report.idle_waivers:
+        waiver = problem.waiver
+        page.line(f"waiver of {waiver.owner} for {waiver.control} on {waiver.subject}: {problem.problem}")
+    passed, beside = report.count(Status.PASS), report.count(Status.NOT_APPLICABLE)
+    page.line(
+        f"{count(passed, 'result')} passed, {beside} not applicable, {report.count(Status.MANUAL)} for a person to"
+        f" attest; {count(len(report.not_implemented), 'control')} not implemented yet"
+    )
+
+
+def _paragraph(page: Page, first: str, text: str) -> None:
+    lines = textwrap.wrap(" ".join(text.split()), WIDTH - len(first)) or [""]
+    for number, line in enumerate(lines):
+        page.line((first if number == 0 else " " * len(first)) + line)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditDiff(Result):
+    """What changed between two audits. `host` names are those of the newer report."""
+
+    before: str
+    now: str
+    changes: tuple[Changed, ...]
+    hosts: dict[str, str]
+    verdict: int
+
+    @property
+    def exit_code(self) -> int:
+        """As --fail-on says."""
+        return self.verdict
+
+    def show(self, page: Page) -> None:
+        """A paragraph for each kind of change; what stayed as it was is only counted."""
+        for change, group in _groups(self.changes):
+            page.line(f"{change.value} ({len(group)})", bold=True)
+            for one in group if change is not Change.UNCHANGED else ():
+                result = one.result
+                where = self.hosts.get(result.host, result.host)
+                _paragraph(page, f"  {result.severity.value:<8} {result.control:<8} ", f"{where}: {_story(one)}")
+        if not self.changes:
+            page.line("nothing fails in either")
+
+
+def _groups(changes: tuple[Changed, ...]) -> Iterator[tuple[Change, list[Changed]]]:
+    for change in Change:
+        group = sorted((one for one in changes if one.change is change), key=lambda one: one.result.severity.rank)
+        if group:
+            yield change, group
+
+
+def _story(one: Changed) -> str:
+    if one.change is Change.LOST_VISIBILITY and one.before:
+        return f"was {one.before.status.value}, now: {one.result.summary}"
+    return one.result.summary

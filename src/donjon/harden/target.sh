@@ -1,0 +1,449 @@
+# SPDX-License-Identifier: Apache-2.0
+# What a plan does on a host. POSIX sh; of programs only coreutils' (or busybox's) and sed, and setsid or systemd-run.
+# In front of this stand ID, HOST, GUARDED, LAST (step of apply), TOTAL (with those of confirm), ACTIVATIONS and TESTS,
+# behind it the pieces of this plan: step_N (calls file_step, access_step or command_step), content_N, state_N, do_N,
+# undo_N, activate_N, test_N. All that is written before something is done is on disk before it is done.
+#
+# The journal, $JOURNAL: plan.sh (this), status, apply (process), session (who applied), deadman (process), decision
+# ("confirm PID" or "revert PID", made once, by link(2)), and per step N/: what was before; armed: undo has to do with it.
+# Exit codes: 0 done, 10 refused and nothing done, 11 failed and undone, 12 failed and not undone, 13 decided otherwise.
+ROOT=${DONJON_ROOT-}
+PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
+LC_ALL=C
+export ROOT PATH LC_ALL
+umask 077
+BASE=$ROOT/var/lib/donjon/harden
+JOURNAL=$BASE/$ID
+LONGEST_APPLY_S=600
+MARK='# donjon: changes that nobody confirmed are undone'
+
+say() { printf '%s\n' "$*"; }
+complain() { printf '%s\n' "$*" >&2; }
+refuse() { complain "$*"; exit 10; }
+
+# ---- looking
+
+digest() { # of what is on standard input; RHEL 5 may have no sha256sum
+    if command -v sha256sum >/dev/null 2>&1; then sha256sum; else openssl dgst -sha256 | sed 's/.*= *//'; fi | cut -c 1-64
+}
+
+file_state() { # PATH: digest, "absent", or what it is instead of a file
+    if [ -L "$1" ]; then echo link
+    elif [ -f "$1" ] && ! way_is_safe "$1"; then echo "others can replace it"
+    elif [ -f "$1" ]; then digest <"$1"
+    elif [ -e "$1" ]; then echo "not a file"
+    else echo absent
+    fi
+}
+
+access_state() { # PATH: "0600 UID GID", or why it cannot be changed safely
+    if [ -L "$1" ]; then echo link
+    elif [ ! -e "$1" ]; then echo absent
+    elif ! way_is_safe "$1"; then echo "others can replace it"
+    else stat -c '%a %u %g' "$1"
+    fi
+}
+
+way_is_safe() { # PATH: nobody but root (or us) can put something else there between a look and a change
+    above=$1
+    while above=${above%/*} && [ "${#above}" -gt "${#ROOT}" ]; do
+        [ ! -L "$above" ] || return 1
+        # shellcheck disable=SC2046
+        set -- $(stat -c '%a %u %g' "$above")
+        [ "$2" = 0 ] || [ "$2" = "$(id -u)" ] || return 1
+        case $1-$3 in
+        1???-*) ;;
+        *[2367]-* | *[2367]?-[!0]*) return 1 ;;
+        esac
+    done
+}
+
+host_id() {
+    id=$(cat "$ROOT/etc/machine-id" 2>/dev/null || cat "$ROOT/var/lib/dbus/machine-id" 2>/dev/null)
+    printf %s "${id:-$(uname -n)}" | digest | cut -c 1-16
+}
+
+session() { # the ssh connection we are in (sudo hides it from us, but not from /proc), or which program on the host
+    process=$$
+    while [ "${process:-1}" -gt 1 ]; do
+        found=$(tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | sed -n 's/^SSH_CONNECTION=//p')
+        if [ -n "$found" ]; then say "$found"; return; fi
+        process=$(sed -n 's/^PPid:[[:space:]]*//p' "/proc/$process/status")
+    done 2>/dev/null
+    say "on the host ${DONJON_CALLER-}"
+}
+
+runs() { # PID: is there, and no zombie
+    grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null
+}
+
+# ---- the journal
+
+durable() { sync "$@" 2>/dev/null || sync; }
+recorded() { cat "$JOURNAL/$1" 2>/dev/null; }
+
+record() { # NAME TEXT
+    say "$2" >"$JOURNAL/.$1.$$" && durable "$JOURNAL/.$1.$$" && mv -f "$JOURNAL/.$1.$$" "$JOURNAL/$1" && durable "$JOURNAL"
+}
+
+decide() { # confirm or revert: succeeds for the one who decided, exactly once
+    say "$1 $$" >"$JOURNAL/.decision.$$" && durable "$JOURNAL/.decision.$$"
+    ln "$JOURNAL/.decision.$$" "$JOURNAL/decision" 2>/dev/null
+    made=$?
+    rm -f "$JOURNAL/.decision.$$"
+    durable "$JOURNAL"
+    return $made
+}
+
+# ---- kinds of steps; each knows: check (is it as when it was planned), finished, save, do, undo, kept
+
+file_step() { # VERB N PATH BEFORE AFTER MODE: AFTER is the digest of what content_N prints
+    path=$ROOT$3 old=$JOURNAL/$2/old new=$ROOT$3.donjon-new
+    case $1 in
+    check) [ "$(file_state "$path")" = "$4" ] || drifted "$3" ;;
+    finished) [ "$(file_state "$path")" = "$5" ] ;;
+    save) if [ "$4" = absent ]; then absence "$2" "${path%/*}"; else keep "$path" "$old" && [ "$(digest <"$old")" = "$4" ]; fi ;;
+    do)
+        if [ "$4" = absent ]; then
+            mkdir -p -m 755 "${path%/*}" && "content_$2" /dev/null >"$new" && chmod "$6" "$new"
+        else
+            keep "$old" "$new" && "content_$2" "$old" >"$new"
+        fi && [ "$(digest <"$new")" = "$5" ] && into_place "$new" "$path" && { [ "$4" != absent ] || label "$path"; }
+        ;;
+    undo)
+        rm -f "$new"
+        if [ -e "$old" ]; then keep "$old" "$new" && into_place "$new" "$path"
+        else rm -f "$path" && { [ ! -e "$JOURNAL/$2/folder" ] || rmdir "${path%/*}" 2>/dev/null || :; }
+        fi
+        ;;
+    kept) case $(file_state "$path") in "$4" | "$5") ;; *) drifted "$3" ;; esac ;;
+    esac
+}
+
+absence() { # N FOLDER: notes that the file, and the folder if so, were not there
+    : >"$JOURNAL/$1/absent"
+    [ -d "$2" ] || : >"$JOURNAL/$1/folder"
+}
+
+keep() { cp --preserve=all "$1" "$2" 2>/dev/null || cp -p "$1" "$2"; } # busybox and old systems know only -p
+into_place() { durable "$1" && mv -f "$1" "$2" && durable "${2%/*}"; }
+label() { ! command -v restorecon >/dev/null 2>&1 || restorecon "$1" || :; } # SELinux; only a new file needs it
+drifted() { complain "$1 is not as it was when this was planned"; return 1; }
+
+access_step() { # VERB N PATH BEFORE MODE OWNER
+    path=$ROOT$3
+    case $1 in
+    check) [ "$(access_state "$path")" = "$4" ] || drifted "permissions of $3" ;;
+    finished) false ;;
+    save) say "$4" >"$JOURNAL/$2/access" ;;
+    do) { [ -z "$6" ] || chown -h "$6" "$path"; } && chmod "$5" "$path" && case $(access_state "$path") in "$5 "*) ;; *) false ;; esac ;;
+    undo) [ ! -e "$path" ] || { read -r mode user group <"$JOURNAL/$2/access" && chown -h "$user:$group" "$path" && chmod "$mode" "$path"; } ;;
+    kept) case $(access_state "$path") in absent | "$4" | "$5 "*) ;; *) drifted "permissions of $3" ;; esac ;;
+    esac
+}
+
+command_step() { # VERB N BEFORE TITLE: BEFORE is the digest of what state_N prints
+    BEFORE=$JOURNAL/$2/before FILE=$JOURNAL/$2/after
+    export BEFORE FILE
+    case $1 in
+    check) [ "$(piece "state_$2" | digest)" = "$3" ] || drifted "$4" ;;
+    finished) false ;;
+    save) piece "state_$2" >"$BEFORE" ;;
+    do) piece "do_$2" ;;
+    undo) piece "undo_$2" ;;
+    kept) ;;
+    esac
+}
+
+document_step() { # VERB N BEFORE AFTER TITLE: a command_step that writes what content_N makes of it
+    case $1 in
+    do) "content_$2" "$JOURNAL/$2/before" >"$JOURNAL/$2/after" && [ "$(digest <"$JOURNAL/$2/after")" = "$4" ] || return 1 ;;
+    esac
+    command_step "$1" "$2" "$3" "$5"
+}
+
+piece() { sh "$JOURNAL/plan.sh" piece "$1" </dev/null; } # a shell of its own: here -e is in force, whoever calls
+
+# ---- what pieces may use
+
+service_does() { # VERB NAME...: reload or restart those of these services that run; names differ between systems
+    verb=$1
+    shift
+    for unit; do
+        if [ -d "$ROOT/run/systemd/system" ]; then
+            ! systemctl is-active --quiet "$unit.service" || systemctl "$verb" "$unit.service" || return 1
+        elif [ -x "$ROOT/etc/init.d/$unit" ]; then
+            ! "$ROOT/etc/init.d/$unit" status >/dev/null 2>&1 || "$ROOT/etc/init.d/$unit" "$verb" || return 1
+        fi
+    done
+}
+
+guests() { # that run, by libvirt and by xl
+    virsh -r list --uuid 2>/dev/null | sort
+    xl list 2>/dev/null | cut -d ' ' -f 1
+}
+
+with_guests() { # COMMAND...: fails if not the same guests run afterwards
+    had=$(guests)
+    "$@" || return 1
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        [ "$(guests)" != "$had" ] || return 0
+        sleep 1
+    done
+    complain "not the same guests run as before"
+    return 1
+}
+
+# ---- doing and undoing
+
+run_step() { # N
+    if "step_$1" finished; then return 0; fi
+    mkdir -p "$JOURNAL/$1" && "step_$1" check && "step_$1" save && durable "$JOURNAL/$1"/* "$JOURNAL/$1" || return 1
+    : >"$JOURNAL/$1/armed" && durable "$JOURNAL/$1" "$JOURNAL" && "step_$1" do
+}
+
+run_steps() { # FIRST LAST: stops at the first that fails, or when somebody has decided that all is undone
+    n=$1
+    while [ "$n" -le "$2" ]; do
+        case $(recorded decision) in revert*) complain "it took too long"; return 1 ;; esac
+        run_step "$n" || { complain "step $n failed: $("title_$n")"; return 1; }
+        n=$((n + 1))
+    done
+}
+
+activate() {
+    n=1
+    while [ "$n" -le "$ACTIVATIONS" ]; do
+        piece "activate_$n" || { complain "a service did not take it"; return 1; }
+        n=$((n + 1))
+    done
+}
+
+self_test() {
+    n=1
+    while [ "$n" -le "$TESTS" ]; do
+        piece "test_$n" || { complain "a self-test failed"; return 1; }
+        n=$((n + 1))
+    done
+}
+
+undo_all() { # [early]: at boot before any service runs, only what is in files
+    trouble=0 begun=0 n=$TOTAL
+    while [ "$n" -gt 0 ]; do
+        if [ -e "$JOURNAL/$n/armed" ] && { [ "${1-}" != early ] || [ ! -e "$JOURNAL/$n/before" ]; }; then
+            begun=1
+            "step_$n" undo || { complain "step $n cannot be undone: $("title_$n")"; trouble=1; }
+        fi
+        n=$((n - 1))
+    done
+    [ "${1-}" != early ] || return "$trouble"
+    [ "$begun" = 0 ] || activate || trouble=1
+    if [ "$trouble" = 0 ]; then record status reverted && release; else record status revert-failed; return 1; fi
+}
+
+undone() { # ends the program: all that was done is undone
+    if undo_all; then complain "all of it was undone"; exit 11; fi
+    complain "not all of it could be undone; what was before is in $JOURNAL"
+    exit 12
+}
+
+release() { unhook_boot && rm -f "$BASE/pending"; }
+
+# ---- the undo that is armed before the first change
+
+hook_boot() { # a reboot before the confirm undoes all, before services start where systemd runs
+    if [ -d "$ROOT/run/systemd/system" ]; then
+        for when in early late; do
+            boot_unit $when >"$ROOT/etc/systemd/system/donjon-revert-$when.service" || return 1
+        done
+        for link in sysinit.target.wants/donjon-revert-early multi-user.target.wants/donjon-revert-late; do
+            mkdir -p -m 755 "$ROOT/etc/systemd/system/${link%/*}" &&
+                ln -sf "../${link##*/}.service" "$ROOT/etc/systemd/system/$link.service" || return 1
+        done
+    elif script=$(rc_local); then
+        sed "1a\\
+sh '$JOURNAL/plan.sh' boot late $MARK" "$script" >"$script.donjon-text" && same_attributes "$script" && grep -q "$MARK" "$script"
+    elif [ -d "$ROOT/etc/cron.d" ]; then
+        say "@reboot root sh '$JOURNAL/plan.sh' boot late $MARK" >"$ROOT/etc/cron.d/donjon-revert"
+    else
+        return 1
+    fi && sync
+}
+
+unhook_boot() {
+    for place in systemd/system/sysinit.target.wants/donjon-revert-early systemd/system/multi-user.target.wants/donjon-revert-late \
+        systemd/system/donjon-revert-early systemd/system/donjon-revert-late; do
+        rm -f "$ROOT/etc/$place.service"
+    done
+    rm -f "$ROOT/etc/cron.d/donjon-revert"
+    if script=$(rc_local) && grep -q "$MARK" "$script"; then
+        sed "/$MARK/d" "$script" >"$script.donjon-text" && same_attributes "$script"
+    fi
+    sync
+}
+
+rc_local() {
+    for name in rc.d/rc.local rc.local; do
+        if [ -x "$ROOT/etc/$name" ] && [ ! -L "$ROOT/etc/$name" ]; then say "$ROOT/etc/$name"; return 0; fi
+    done
+    return 1
+}
+
+same_attributes() { # FILE: gets the text of FILE.donjon-text
+    keep "$1" "$1.donjon-new" && cat "$1.donjon-text" >"$1.donjon-new" && rm -f "$1.donjon-text" && into_place "$1.donjon-new" "$1"
+}
+
+boot_unit() { # early or late
+    say '[Unit]'
+    say "Description=Undo of what donjon changed and nobody confirmed ($1)"
+    say "ConditionPathExists=$JOURNAL/plan.sh"
+    say "RequiresMountsFor=/var/lib/donjon"
+    if [ "$1" = early ]; then
+        say 'DefaultDependencies=no'
+        say 'After=local-fs.target'
+        say 'Before=sysinit.target network-pre.target shutdown.target'
+        say 'Conflicts=shutdown.target'
+    else
+        say 'After=network.target libvirtd.service virtqemud.service ssh.service sshd.service nftables.service firewalld.service'
+    fi
+    say '[Service]'
+    say 'Type=oneshot'
+    say "ExecStart=/bin/sh $JOURNAL/plan.sh boot $1"
+}
+
+arm() { # S: from now on somebody else undoes it, whatever becomes of us
+    rm -f "$JOURNAL/deadman"
+    if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null 2>&1 &&
+        systemd-run --quiet --unit="donjon-harden-$ID-$$" --setenv="DONJON_ROOT=$ROOT" \
+            /bin/sh "$JOURNAL/plan.sh" deadman "$1" >/dev/null 2>&1; then
+        :
+    elif command -v setsid >/dev/null 2>&1; then
+        (trap '' HUP && exec setsid sh "$JOURNAL/plan.sh" deadman "$1" </dev/null >/dev/null 2>&1) &
+    else
+        return 1
+    fi
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        if runs "$(recorded deadman)"; then return 0; fi
+        sleep 0.1 2>/dev/null || sleep 1
+    done
+    return 1
+}
+
+deadman() { # S: undoes all if nobody confirms so long, or if whoever decides or applies dies over it
+    left=$1 limit=$LONGEST_APPLY_S
+    record deadman $$
+    while :; do
+        decision=$(recorded decision)
+        case $(recorded status) in
+        applying | waiting | confirming | undoing) ;;
+        *) exit 0 ;;
+        esac
+        if [ -n "$decision" ]; then runs "${decision#* }" || break
+        elif [ "$(recorded status)" = waiting ]; then left=$((left - 1))
+        else limit=$((limit - 1)); runs "$(recorded apply)" || [ "$(recorded status)" = waiting ] || break
+        fi
+        [ "$left" -ge 0 ] && [ "$limit" -ge 0 ] || break
+        sleep 1
+    done
+    [ "$limit" -ge 0 ] || kill -9 -- "-$(recorded apply)" 2>/dev/null
+    finish || { sleep 5; undo_all; }
+}
+
+finish() { # what was decided; if nothing was, it is undone
+    case $(recorded status) in confirmed | reverted) return 0 ;; esac
+    decide revert
+    case $(recorded decision) in
+    confirm*) make_permanent || undo_all ;;
+    revert*) undo_all ;;
+    esac
+}
+
+make_permanent() {
+    record status confirming && run_steps $((LAST + 1)) "$TOTAL" && record status confirmed && release
+}
+
+# ---- verbs
+
+claim() { # one plan at a time
+    other=$(cat "$BASE/pending" 2>/dev/null)
+    case $(cat "$BASE/${other:-none}/status" 2>/dev/null) in confirmed | reverted) rm -f "$BASE/pending" ;; esac
+    say "$ID" >"$JOURNAL/.pending" && ln "$JOURNAL/.pending" "$BASE/pending" 2>/dev/null
+}
+
+apply() { # S
+    [ "$(host_id)" = "$HOST" ] || refuse "this is another host than the one it was planned for"
+    n=1
+    while [ "$n" -le "$TOTAL" ]; do
+        [ "$n" -gt "$LAST" ] || "step_$n" finished || "step_$n" check || exit 10
+        n=$((n + 1))
+    done
+    claim || refuse "plan $(cat "$BASE/pending") is not decided yet"
+    record apply $$ && record session "$(session)" && record status applying || exit 10
+    { hook_boot || [ "$GUARDED" = 0 ]; } && arm "$1" || { unhook_boot; rm -f "$BASE/pending"; record status reverted; refuse "the undo cannot be armed"; }
+    if run_steps 1 "$LAST" && activate && self_test; then
+        if [ "$GUARDED" = 1 ]; then record status waiting && say waiting && exit 0; fi
+        if decide confirm; then
+            if make_permanent; then say confirmed; exit 0; fi
+            undone
+        fi
+    elif decide revert; then
+        undone
+    fi
+    complain "it is being undone"
+    exit 11
+}
+
+confirm() {
+    case $(recorded status)-$(recorded decision) in
+    confirmed-*) say confirmed; exit 0 ;;
+    waiting-) ;;
+    waiting-confirm* | confirming-*) complain "it is being confirmed"; exit 13 ;;
+    applying-) refuse "it is still being applied" ;;
+    *) complain "it was undone already"; exit 13 ;;
+    esac
+    [ "$(session)" != "$(recorded session)" ] || refuse "this is the connection that applied it; a new one must be made"
+    decide confirm || { complain "it was undone already"; exit 13; }
+    if make_permanent; then say confirmed; exit 0; fi
+    undone
+}
+
+rollback() {
+    case $(recorded status) in
+    reverted) say reverted; exit 0 ;;
+    confirmed)
+        n=1
+        while [ "$n" -le "$TOTAL" ]; do
+            [ ! -e "$JOURNAL/$n/armed" ] || "step_$n" kept || exit 10
+            n=$((n + 1))
+        done
+        ;;
+    applying | waiting)
+        [ "$(recorded status)" = waiting ] || ! runs "$(recorded apply)" || refuse "it is still being applied"
+        decide revert || { complain "it is being decided"; exit 13; }
+        ;;
+    esac
+    record status undoing
+    if undo_all; then say reverted; exit 0; fi
+    exit 12
+}
+
+boot() { # early or late; no process of ours is older than the boot
+    case $(recorded status) in applying | waiting | confirming | undoing | revert-failed) ;; *) exit 0 ;; esac
+    if [ "$1" = early ]; then
+        decide revert
+        case $(recorded decision) in revert*) undo_all early ;; esac
+    else
+        finish
+    fi
+}
+
+main() {
+    case $1 in
+    apply) apply "$2" ;;
+    deadman) deadman "$2" ;;
+    boot) boot "$2" ;;
+    confirm) confirm ;;
+    rollback) rollback ;;
+    piece) set -e; "$2" ;;
+    esac
+}
