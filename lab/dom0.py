@@ -42,6 +42,17 @@ class Dom0:
         """What a shell command writes to its standard output. Raises LabError if it fails."""
         return run(*self.ssh, command, stdin=stdin, timeout_s=timeout_s)
 
+    def fetch(self, script: str, into: Path, timeout_s: float = 300) -> None:
+        """Run a shell script that prints bytes; they become the file `into`. Raises LabError if it fails."""
+        with into.open("wb") as file:
+            try:
+                argv = [*self.ssh, "sh -s"]
+                done = subprocess.run(argv, input=script.encode(), stdout=file, timeout=timeout_s, check=False)
+            except subprocess.TimeoutExpired as error:
+                raise LabError(f"the script does not end: {error}") from error
+        if done.returncode != 0:
+            raise LabError(f"the script failed with exit status {done.returncode}")
+
     @property
     def ssh(self) -> list[str]:
         """The command line that runs another one in the dom0, as root."""

@@ -18,7 +18,9 @@ from donjon.backup.scratch import remove_scratch
 from donjon.backup.standstill import RESUME_DEBT, START_DEBT
 from donjon.errors import ConfigError, HostError
 from donjon.hypervisors.libvirt.hypervisor import LibvirtHypervisor
+from donjon.hypervisors.libvirt.migration import LibvirtMigrator
 from donjon.hypervisors.live_hypervisor import LiveHypervisor
+from donjon.hypervisors.migration import Migrator
 from donjon.images.bitmaps import remove_bitmap
 from donjon.quiesce.freeze import FREEZE_DEBT
 from donjon.quiesce.thaw import undo_freeze
@@ -56,6 +58,7 @@ class Program:
     """
 
     connect: Connect = LibvirtHypervisor
+    migrator: Callable[[str], AbstractContextManager[Migrator]] = LibvirtMigrator
     start_watchdog: Callable[[str], AbstractContextManager[Watchdog]] = WatchdogProcess
     scrypt: Scrypt | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)

@@ -8,7 +8,15 @@ set is never smaller than what the rules permit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, summarize_address_range
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
 
 from msgspec import Struct
 
@@ -54,6 +62,19 @@ def ranges_of(networks: Iterable[Network]) -> list[Range]:
     return merge(
         Range(network.version, int(network.network_address), int(network.broadcast_address)) for network in networks
     )
+
+
+def range_of(text: str) -> Range:
+    """An address, a network or "FIRST-LAST", as packet filters write them.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    first, dash, last = text.partition("-")
+    if not dash:
+        return ranges_of([ip_network(text, strict=False)])[0]
+    low, high = ip_address(first), ip_address(last)
+    return Range(low.version, int(low), int(high))
 
 
 def merge(ranges: Iterable[Range]) -> list[Range]:

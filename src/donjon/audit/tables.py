@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables that donjon ships: what belongs on a host, when support of releases ends, which Xen advisories are fixed where.
+"""Tables that donjon ships: what belongs on a host, when support of releases ends, where Xen advisories are fixed.
 
 Each says of which day it is.
 """
@@ -7,7 +7,6 @@ Each says of which day it is.
 from __future__ import annotations
 
 from datetime import date
-from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 

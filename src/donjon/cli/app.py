@@ -100,6 +100,20 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
         ),
     ),
     (
+        "harden",
+        "Security",
+        "Fix what an audit found, without locking anyone out.",
+        (
+            Verb("plan", "harden:plan", "Plan how what fails is fixed; change nothing."),
+            Verb("show", "harden:show", "Show what a plan will do."),
+            Verb("apply", "harden:apply", "Do what a plan says."),
+            Verb("confirm", "harden:confirm", "Keep what was applied."),
+            Verb("rollback", "harden:rollback", "Undo what a plan did."),
+            Verb("pending", "harden:pending", "List the plans that a host knows of."),
+            Verb("evacuate", "evacuate:evacuate", "Move running guests to another host before this one is patched."),
+        ),
+    ),
+    (
         "key",
         "Repository",
         "Manage the passwords of the repository.",

@@ -62,7 +62,7 @@ if [ -d "$ROOT/run/systemd/system" ]; then
     ln -sf ../donjon-firewall.service "$ROOT/etc/systemd/system/sysinit.target.wants/donjon-firewall.service"
 elif script=$(rc_local); then
     grep -q '{KEPT_AT}' "$script" || {{ sed '1a\\
-nft -f {KEPT_AT}' "$script" >"$script.donjon-text" && same_attributes "$script"; }}
+nft -f {KEPT_AT}' "$script" | retext "$script"; }}
 else
     echo 'nothing here could load the firewall at boot' >&2
     exit 1
@@ -75,7 +75,7 @@ if [ -s "$BEFORE" ]; then
 else
     rm -f "$ROOT{KEPT_AT}" "$ROOT{_UNIT}" "$ROOT/etc/systemd/system/sysinit.target.wants/donjon-firewall.service"
     if script=$(rc_local) && grep -q '{KEPT_AT}' "$script"; then
-        sed '\\|nft -f {KEPT_AT}|d' "$script" >"$script.donjon-text" && same_attributes "$script"
+        sed '\\|nft -f {KEPT_AT}|d' "$script" | retext "$script"
     fi
 fi"""
 

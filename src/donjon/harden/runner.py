@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How scripts get onto a host: here, or over the system's ssh."""
+"""How scripts get onto a host: the way the collector does."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from donjon import host_command
+from donjon.audit.collect.target import Target
 
 
 class Output(NamedTuple):
@@ -37,41 +39,24 @@ class Runner(Protocol):
         """The same host over a connection that is new each time, and shared with nobody."""
 
 
-class LocalRunner:
-    """The host donjon runs on."""
+class HostRunner:
+    """A host as it can be audited, too: this one, or one that ssh reaches."""
 
-    def __init__(self, root: str = "") -> None:
-        """`root`: a folder that stands for the host's file system, for trying things out."""
+    def __init__(self, target: Target, ssh_options: Sequence[str] = (), root: str = "") -> None:
+        """`ssh_options` are ssh's own; `root`: a folder that stands for the host's file system, to try things out."""
+        self._target = target
+        self._options = tuple(ssh_options)
         self._root = root
 
     def run(self, script: bytes, *, timeout_s: float) -> Output:
         """See `Runner`."""
-        done = host_command.run(
-            ["sh", "-s"], input=script, timeout_s=timeout_s, check=False, env={"DONJON_ROOT": self._root}
-        )
+        program, *words = self._target.shell()
+        options = self._options if self._target.host else ()
+        text = f"DONJON_ROOT={shlex.quote(self._root)}\nexport DONJON_ROOT\n".encode() + script
+        done = host_command.run([program, *options, *words], input=text, timeout_s=timeout_s, check=False)
         return Output(done.returncode, done.stdout, done.stderr)
 
     def fresh(self) -> Runner:
         """See `Runner`; without a connection, it is donjon's process that must be a new one."""
-        return self
-
-
-class SshRunner:
-    """A host that ssh knows as `destination`; `options` are ssh's own. Needs root there, or sudo without password."""
-
-    def __init__(self, destination: str, options: Sequence[str] = (), *, sudo: bool = True) -> None:
-        self._destination = destination
-        self._options = tuple(options)
-        self._sudo = sudo
-
-    def run(self, script: bytes, *, timeout_s: float) -> Output:
-        """See `Runner`."""
-        shell = "sudo -n sh -s" if self._sudo else "sh -s"
-        argv = ["ssh", "-T", "-o", "BatchMode=yes", *self._options, "--", self._destination, shell]
-        done = host_command.run(argv, input=script, timeout_s=timeout_s, check=False)
-        return Output(done.returncode, done.stdout, done.stderr)
-
-    def fresh(self) -> Runner:
-        """See `Runner`."""
         alone = ("-o", "ControlMaster=no", "-o", "ControlPath=none")
-        return SshRunner(self._destination, (*alone, *self._options), sudo=self._sudo)
+        return HostRunner(self._target, (*alone, *self._options), self._root)

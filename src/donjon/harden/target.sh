@@ -248,6 +248,7 @@ undone() { # ends the program: all that was done is undone
 }
 
 release() { unhook_boot && rm -f "$BASE/pending"; }
+tidy() { [ "$(cat "$BASE/pending" 2>/dev/null)" != "$ID" ] || release; } # whoever came to an end died over this
 
 # ---- the undo that is armed before the first change
 
@@ -262,7 +263,7 @@ hook_boot() { # a reboot before the confirm undoes all, before services start wh
         done
     elif script=$(rc_local); then
         sed "1a\\
-sh '$JOURNAL/plan.sh' boot late $MARK" "$script" >"$script.donjon-text" && same_attributes "$script" && grep -q "$MARK" "$script"
+sh '$JOURNAL/plan.sh' boot late $MARK" "$script" | retext "$script" && grep -q "$MARK" "$script"
     elif [ -d "$ROOT/etc/cron.d" ]; then
         say "@reboot root sh '$JOURNAL/plan.sh' boot late $MARK" >"$ROOT/etc/cron.d/donjon-revert"
     else
@@ -276,8 +277,9 @@ unhook_boot() {
         rm -f "$ROOT/etc/$place.service"
     done
     rm -f "$ROOT/etc/cron.d/donjon-revert"
-    if script=$(rc_local) && grep -q "$MARK" "$script"; then
-        sed "/$MARK/d" "$script" >"$script.donjon-text" && same_attributes "$script"
+    if script=$(rc_local); then
+        rm -f "$script.donjon-new"
+        ! grep -q "$MARK" "$script" || sed "/$MARK/d" "$script" | retext "$script"
     fi
     sync
 }
@@ -289,8 +291,8 @@ rc_local() {
     return 1
 }
 
-same_attributes() { # FILE: gets the text of FILE.donjon-text
-    keep "$1" "$1.donjon-new" && cat "$1.donjon-text" >"$1.donjon-new" && rm -f "$1.donjon-text" && into_place "$1.donjon-new" "$1"
+retext() { # FILE: gets the text on standard input; its attributes stay
+    keep "$1" "$1.donjon-new" && cat >"$1.donjon-new" && [ -s "$1.donjon-new" ] && into_place "$1.donjon-new" "$1"
 }
 
 boot_unit() { # early or late
@@ -334,10 +336,6 @@ deadman() { # S: undoes all if nobody confirms so long, or if whoever decides or
     record deadman $$
     while :; do
         decision=$(recorded decision)
-        case $(recorded status) in
-        applying | waiting | confirming | undoing) ;;
-        *) exit 0 ;;
-        esac
         if [ -n "$decision" ]; then runs "${decision#* }" || break
         elif [ "$(recorded status)" = waiting ]; then left=$((left - 1))
         else limit=$((limit - 1)); runs "$(recorded apply)" || [ "$(recorded status)" = waiting ] || break
@@ -350,7 +348,7 @@ deadman() { # S: undoes all if nobody confirms so long, or if whoever decides or
 }
 
 finish() { # what was decided; if nothing was, it is undone
-    case $(recorded status) in confirmed | reverted) return 0 ;; esac
+    case $(recorded status) in '' | confirmed | reverted) tidy; return 0 ;; esac
     decide revert
     case $(recorded decision) in
     confirm*) make_permanent || undo_all ;;
@@ -366,7 +364,11 @@ make_permanent() {
 
 claim() { # one plan at a time
     other=$(cat "$BASE/pending" 2>/dev/null)
-    case $(cat "$BASE/${other:-none}/status" 2>/dev/null) in confirmed | reverted) rm -f "$BASE/pending" ;; esac
+    case ${other:-none}-$(cat "$BASE/${other:-none}/status" 2>/dev/null) in
+    none-) ;;
+    "$ID-" | *-confirmed | *-reverted) rm -f "$BASE/pending" ;;
+    *-) runs "$(cat "$BASE/$other/apply" 2>/dev/null)" || rm -f "$BASE/pending" ;;
+    esac
     say "$ID" >"$JOURNAL/.pending" && ln "$JOURNAL/.pending" "$BASE/pending" 2>/dev/null
 }
 
@@ -377,8 +379,8 @@ apply() { # S
         [ "$n" -gt "$LAST" ] || "step_$n" finished || "step_$n" check || exit 10
         n=$((n + 1))
     done
-    claim || refuse "plan $(cat "$BASE/pending") is not decided yet"
-    record apply $$ && record session "$(session)" && record status applying || exit 10
+    record apply $$ && claim || refuse "plan $(cat "$BASE/pending") is not decided yet"
+    record session "$(session)" && record status applying || exit 10
     { hook_boot || [ "$GUARDED" = 0 ]; } && arm "$1" || { unhook_boot; rm -f "$BASE/pending"; record status reverted; refuse "the undo cannot be armed"; }
     if run_steps 1 "$LAST" && activate && self_test; then
         if [ "$GUARDED" = 1 ]; then record status waiting && say waiting && exit 0; fi
@@ -428,7 +430,7 @@ rollback() {
 }
 
 boot() { # early or late; no process of ours is older than the boot
-    case $(recorded status) in applying | waiting | confirming | undoing | revert-failed) ;; *) exit 0 ;; esac
+    case $(recorded status) in applying | waiting | confirming | undoing | revert-failed) ;; *) tidy; exit 0 ;; esac
     if [ "$1" = early ]; then
         decide revert
         case $(recorded decision) in revert*) undo_all early ;; esac

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collector runs in every POSIX shell, keeps to its limits, leaves nothing behind, and says what it could not see."""
+"""The collector runs in every POSIX shell, keeps its limits, leaves nothing, and says what it could not see."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_files_of_secrets_stay_on_the_host(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_what_an_ordinary_user_may_not_see_is_refused_and_not_absent(shell: str, tree: Path, tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == os.getuid() and path != Path("/") and path != Path("/tmp"):  # noqa: S108
+        if path.stat().st_uid == os.getuid() and path != Path("/") and path != Path("/tmp"):
             path.chmod(0o755)
     secret = tree / "secret"
     secret.mkdir(mode=0o700)
@@ -142,7 +142,7 @@ def test_what_an_ordinary_user_may_not_see_is_refused_and_not_absent(shell: str,
     fragment = (
         f"copy {tree}/main.conf {secret}/a.conf '{secret}/*.conf' {secret}/no.conf\nlook -d 1 {secret} {secret}/a.conf"
     )
-    bundle = collected(fragment, Path("/tmp"), *SHELLS[shell], user=NOBODY)  # noqa: S108
+    bundle = collected(fragment, Path("/tmp"), *SHELLS[shell], user=NOBODY)
     assert bundle.manifest.user == "nobody"
     assert bundle.files == {}
     for path in (tree / "main.conf", secret / "a.conf", secret / "no.conf"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from donjon.audit.collect.target import Target
 from donjon.audit.facts.host import Host
 from donjon.audit.judge import Judgement, Result
 from donjon.audit.profile import Profile
@@ -18,7 +20,7 @@ from donjon.audit.verdict import Severity, Status
 from donjon.harden.change import Change, Fix
 from donjon.harden.plan import Plan
 from donjon.harden.planning import make_plan
-from donjon.harden.runner import LocalRunner
+from donjon.harden.runner import HostRunner
 from tests.unit.audit.control_cases import Machine, host_of
 
 MACHINE = "0123456789abcdef0123456789abcdef"
@@ -36,10 +38,10 @@ class ScratchHost:
     """Its files below `root`."""
 
     root: Path
-    runner: LocalRunner = field(init=False)
+    runner: HostRunner = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "runner", LocalRunner(str(self.root)))
+        object.__setattr__(self, "runner", HostRunner(Target(), root=str(self.root)))
         self.root.mkdir(mode=0o755)
         self.write("/etc/machine-id", MACHINE + "\n")
         self.write("/etc/rc.local", "#!/bin/sh\nexit 0\n", 0o755)
@@ -47,6 +49,16 @@ class ScratchHost:
     @property
     def facts(self) -> Host:
         return host_of(Machine(commands={"machine-id": MACHINE + "\n"}))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a plan waits for a decision, or whoever decided still works on it."""
+        return self.at("/var/lib/donjon/harden/pending").exists()
+
+    def power_cut(self) -> None:
+        """All processes of donjon on this host are gone, at once."""
+        for file in self.at("/var/lib/donjon/harden").glob("*/deadman"):
+            os.kill(int(file.read_text()), signal.SIGKILL)
 
     def at(self, path: str) -> Path:
         return self.root / path.lstrip("/")

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from donjon import host_command
 from donjon.audit.catalogue import FixClass
 from donjon.errors import HostError, RefusedError
 from donjon.harden.apply import OnHost, State, apply, confirm, pending, rollback
 from donjon.harden.change import Change, Command, Document, Edit, Permissions
 from donjon.harden.editors import assignments, whole
+from donjon.harden.runner import Output, Runner
 from tests.unit.harden.scratch_host import ScratchHost
 
 CONF = "/etc/libvirt/libvirtd.conf"
@@ -32,11 +36,44 @@ EVERYTHING = Change(
         Permissions("/etc/key", at_most=0o600),
         Edit("/etc/donjon.d/10-new.conf", whole("it's new\n"), mode=0o600),
         Command("turn it", 'echo 2 >"$ROOT/etc/knob"', 'cat "$BEFORE" >"$ROOT/etc/knob"', 'cat "$ROOT/etc/knob"'),
-        Document("guest", 'cat "$ROOT/etc/vm.xml"', 'cp "$FILE" "$ROOT/etc/vm.xml"', lambda xml: xml.replace("no", "yes")),
+        Document(
+            "guest", 'cat "$ROOT/etc/vm.xml"', 'cp "$FILE" "$ROOT/etc/vm.xml"', lambda xml: xml.replace("no", "yes")
+        ),
     ),
     activate=('echo activated >>"$ROOT/var/log"',),
     tests=('grep -q polkit "$ROOT/etc/libvirt/libvirtd.conf"',),
 )
+
+
+EVERYTHING_BUT_COMMANDS = Change(EVERYTHING.title, EVERYTHING.wants[:3])
+
+
+@dataclass(frozen=True)
+class AnotherProcess:
+    """Whoever calls from another program than ours."""
+
+    host: ScratchHost
+
+    def run(self, script: bytes, *, timeout_s: float) -> Output:
+        done = host_command.run(
+            ["sh", "-c", "sh -s; exit $?"],
+            input=script,
+            timeout_s=timeout_s,
+            check=False,
+            env={"DONJON_ROOT": str(self.host.root)},
+        )
+        return Output(done.returncode, done.stdout, done.stderr)
+
+    def fresh(self) -> Runner:
+        return self
+
+
+def settled(host: ScratchHost) -> State:
+    deadline = time.monotonic() + 60
+    while (state := pending(host.runner)[0].state) in (State.WAITING, State.APPLYING) or host.undecided:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return state
 
 
 @pytest.fixture
@@ -56,8 +93,13 @@ def test_a_plan_is_applied_and_rolled_back_to_the_very_bytes_and_modes(busy_host
     plan = busy_host.plan(EVERYTHING)
     assert busy_host.snapshot() == before
     assert apply(plan, busy_host.runner) is State.CONFIRMED
-    assert busy_host.at(CONF).read_text() == '# libvirt\n#auth_unix_rw = "none"\nauth_unix_rw = "polkit"\nlisten_tcp = 0\n'
-    assert (busy_host.at(CONF).stat().st_mode & 0o777, busy_host.at("/etc/key").stat().st_mode & 0o777) == (0o640, 0o600)
+    assert (
+        busy_host.at(CONF).read_text() == '# libvirt\n#auth_unix_rw = "none"\nauth_unix_rw = "polkit"\nlisten_tcp = 0\n'
+    )
+    assert (busy_host.at(CONF).stat().st_mode & 0o777, busy_host.at("/etc/key").stat().st_mode & 0o777) == (
+        0o640,
+        0o600,
+    )
     assert busy_host.at("/etc/donjon.d/10-new.conf").read_text() == "it's new\n"
     assert busy_host.at("/etc/knob").read_text() == "2\n"
     assert busy_host.at("/etc/vm.xml").read_text() == "<vm secure='yes'/>\n"
@@ -77,4 +119,71 @@ def test_a_host_that_has_changed_since_is_left_alone(host: ScratchHost) -> None:
     assert pending(host.runner) == ()
 
 
-EVERYTHING_BUT_COMMANDS = Change(EVERYTHING.title, EVERYTHING.wants[:3])
+def test_a_guarded_change_needs_a_confirm_from_another_connection(busy_host: ScratchHost) -> None:
+    plan = busy_host.plan(guarded(EVERYTHING))
+    assert apply(plan, busy_host.runner) is State.WAITING
+    with pytest.raises(RefusedError, match="this is the connection that applied it"):
+        confirm(plan.id, busy_host.runner)
+    assert confirm(plan.id, AnotherProcess(busy_host)) is State.CONFIRMED
+    assert not busy_host.undecided
+    assert busy_host.at("/etc/rc.local").read_text() == "#!/bin/sh\nexit 0\n"
+    assert busy_host.at("/etc/knob").read_text() == "2\n"
+
+
+def test_without_a_confirm_all_is_undone(host: ScratchHost) -> None:
+    before = host.snapshot()
+    plan = host.plan(guarded(EVERYTHING_BUT_COMMANDS))
+    assert apply(plan, host.runner, confirm_after=0) is State.WAITING
+    assert settled(host) is State.REVERTED
+    assert host.snapshot() == before
+    with pytest.raises(RefusedError, match="it was undone already"):
+        confirm(plan.id, AnotherProcess(host))
+
+
+def test_a_reboot_before_the_confirm_undoes_all(busy_host: ScratchHost) -> None:
+    before = busy_host.snapshot()
+    plan = busy_host.plan(guarded(EVERYTHING))
+    apply(plan, busy_host.runner)
+    busy_host.power_cut()
+    assert busy_host.at("/etc/knob").read_text() == "2\n"
+    host_command.run(["sh", busy_host.at("/etc/rc.local")], timeout_s=60, env={"DONJON_ROOT": str(busy_host.root)})
+    assert settled(busy_host) is State.REVERTED
+    busy_host.at("/var/log").write_text("")
+    assert busy_host.snapshot() == before
+
+
+def test_what_fails_in_the_middle_is_undone_at_once(busy_host: ScratchHost) -> None:
+    before = busy_host.snapshot()
+    broken = Command("break", "false\ntrue", ":")
+    plan = busy_host.plan(EVERYTHING, Change("fails", (broken,)))
+    with pytest.raises(HostError, match="step 6 failed: break; all of it was undone"):
+        apply(plan, busy_host.runner)
+    busy_host.at("/var/log").write_text("")
+    assert busy_host.snapshot() == before
+
+
+def test_a_self_test_that_fails_undoes_all(host: ScratchHost) -> None:
+    before = host.snapshot()
+    with pytest.raises(HostError, match="a self-test failed; all of it was undone"):
+        apply(host.plan(Change("fails", EVERYTHING.wants[:1], tests=("grep -q nonsense /dev/null",))), host.runner)
+    assert host.snapshot() == before
+
+
+def test_one_plan_waits_at_a_time(host: ScratchHost) -> None:
+    first = host.plan(guarded(EVERYTHING_BUT_COMMANDS))
+    second = host.plan(Change("other", (Edit("/etc/other", whole("x\n"), mode=0o644),)))
+    apply(first, host.runner)
+    with pytest.raises(RefusedError, match=f"plan {first.id} is not decided yet"):
+        apply(second, host.runner)
+    rollback(first.id, host.runner)
+    assert apply(second, host.runner) is State.CONFIRMED
+
+
+def test_a_rollback_spares_what_somebody_changed_since(host: ScratchHost) -> None:
+    plan = host.plan(EVERYTHING_BUT_COMMANDS)
+    apply(plan, host.runner)
+    host.write(CONF, "mine now\n")
+    with pytest.raises(RefusedError, match=f"{CONF} is not as it was"):
+        rollback(plan.id, host.runner)
+    assert host.at(CONF).read_text() == "mine now\n"
+    assert host.at("/etc/donjon.d/10-new.conf").exists()

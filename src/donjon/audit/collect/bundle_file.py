@@ -20,6 +20,7 @@ _MEMBER = re.compile(
     r"manifest\.json|asked|refused|end|cmd/[a-z0-9-]+\.(?:out|err|rc)|look/[0-9]+\.[a-z]+|root/.+", re.S
 )
 _COMPLAINT = re.compile(r"(?:find|stat): ['`‘]?(/.*?)['’]?: ([^:]+)")
+_REASONS = {b"%d" % TIMED_OUT: "timed out", b"%d" % NOT_FOUND: "neither find nor stat can tell"}
 _MISSING = {"No such file or directory", "Not a directory"}
 _KINDS = {0o14: "s", 0o12: "l", 0o10: "f", 0o06: "b", 0o04: "d", 0o02: "c", 0o01: "p"}
 _Files = dict[str, bytes]
@@ -111,7 +112,8 @@ def _looks(found: _Files) -> Iterator[_Look]:
         words = _words(found[name])
         if words and words[0].isdigit() and len(words[0]) < 3:
             rest = [found.get(f"{place}.{part}", b"") for part in ("found", "err", "rc", "how")]
-            yield _Look(int(words[0]), words[1:], rest[0], as_text(rest[1]), rest[2].strip(), rest[3].strip())
+            roots = [root.rstrip("/") or "/" for root in words[1:]]
+            yield _Look(int(words[0]), roots, rest[0], as_text(rest[1]), rest[2].strip(), rest[3].strip())
 
 
 def _paths(found: _Files) -> Paths:
@@ -119,23 +121,28 @@ def _paths(found: _Files) -> Paths:
     looked: dict[str, int] = {}
     refused: dict[str, str] = {}
     for look in _looks(found):
+        complaints = _complaints(look)
+        if complaints is None:
+            reason = _REASONS.get(look.rc, "looking failed")
+            refused.update((root, reason) for root in look.roots)
+            continue
         infos = _found_by_find(look.found) if look.how == b"find" else _found_by_stat(look.found)
         seen.update((info.path, info) for info in infos)
-        for root in (root.rstrip("/") or "/" for root in look.roots):
+        for root in look.roots:
             looked[root] = max(look.depth, looked.get(root, 0))
-        refused.update(_refused(look))
+        for path, reason in complaints.items():
+            refused[path] = refused[f"{path}/"] = reason  # what is below it could not be seen either
     return Paths(seen, looked, refused)
 
 
-def _refused(look: _Look) -> dict[str, str]:
-    """What find complained of; if that is not all that went wrong, nothing that was looked at counts."""
-    complaints = [_COMPLAINT.fullmatch(line) for line in look.errors.splitlines()]
-    understood = [complaint.groups() for complaint in complaints if complaint]
-    explained = look.rc == b"1" and understood and len(understood) == len(complaints)
+def _complaints(look: _Look) -> dict[str, str] | None:
+    """What find could not see, and why; None if it does not say so of all that went wrong."""
+    lines = [_COMPLAINT.fullmatch(line) for line in look.errors.splitlines()]
+    understood = [line.groups() for line in lines if line]
+    explained = look.rc == b"1" and understood and len(understood) == len(lines)
     if look.rc != b"0" and not explained:
-        reasons = {str(TIMED_OUT).encode(): "timed out", str(NOT_FOUND).encode(): "neither find nor stat can tell"}
-        return dict.fromkeys(look.roots, reasons.get(look.rc, "looking failed"))
-    return {path: reason for path, reason in understood if reason not in _MISSING}
+        return None
+    return {path.rstrip("/") or "/": reason for path, reason in understood if reason not in _MISSING}
 
 
 def _found_by_find(raw: bytes) -> Iterator[PathInfo]:

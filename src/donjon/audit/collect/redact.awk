@@ -27,7 +27,10 @@ BEGIN {
     word = "^[ \t#;]*" names "[ \t]+"
     key = "^[ \t#;]*key[ \t]*=[ \t]*"
     hint = "pass|pwd|pw|secret|token|authtok|psk|pin|key|credential|community|authorization|cookie"
-    data = "^[^=]*secret.*[,\"]data\"?[=:][ \t]*"
+    data = "[,\"]data\"?[=:][ \t]*"
+    of_hash = "[./A-Za-z0-9$=,_-]"
+    of_hash = of_hash of_hash of_hash of_hash
+    hash = "[$](1|2|2[abxy]|5|6|7|y|gy|apr1|md5|sha1)[$]" of_hash of_hash "[^:\"\047 \t,<]*"
     for (i = 1; i < ARGC; i++) {
         printf "" > (folder ARGV[i])
         close(folder ARGV[i])
@@ -54,7 +57,7 @@ FNR == 1 {
     }
     line = $0
     if (line ~ /-----BEGIN [A-Z0-9 ]*PRIVATE KEY/) line = private_key(line)
-    if (index(line, "$")) gsub(/\$(1|2|2[abxy]|5|6|7|y|gy|apr1|md5|sha1)\$[^:"\047 \t,<]*/, MARK, line)
+    if (index(line, "$")) gsub(hash, MARK, line)
     if (index(line, "grub.pbkdf2")) gsub(/grub\.pbkdf2\.[^ \t"\047]*/, "grub.pbkdf2." MARK, line)
     if (index(line, "://")) line = addresses(line)
     if (tolower(line) ~ hint) line = settings(line)
@@ -90,7 +93,7 @@ function settings(line) {
     if (index(line, "<")) line = blank(line, element, "element")
     if (index(line, "(")) line = blank(line, list, "list")
     if (index(line, "-")) line = blank(line, option, "option")
-    if (tolower(line) ~ data) line = blank(line, data, "part")
+    if (tolower(line) ~ /secret/) line = blank(line, data, "part")
     if (is_file) {
         if (!pam(line)) line = blank(line, word, "rest")
     }

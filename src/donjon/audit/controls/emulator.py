@@ -7,6 +7,7 @@ Source: qemu(1).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 _MONITORS = {"-monitor", "-qmp", "-qmp-pretty"}
 _NETWORK = ("tcp:", "telnet:", "udp:", "websocket:", "tn3270:")
@@ -32,11 +33,10 @@ def debuggers(arguments: tuple[str, ...]) -> Iterator[str]:
 
 def displays(arguments: tuple[str, ...]) -> Iterator[str]:
     """The addresses on which VNC and SPICE listen by raw arguments."""
-    for value in _values(arguments, {"-vnc", "-display"}):
-        place = value.removeprefix("vnc=") if value.startswith("vnc=") else value
-        if (value != place or "-vnc" in _plain(arguments)) and not place.startswith(("unix:", "none", "to=")):
-            host = place.partition(",")[0].rpartition(":")[0]
-            yield host or "0.0.0.0"  # noqa: S104 -- what QEMU does
+    places = [value[4:] for value in _values(arguments, {"-display"}) if value.startswith("vnc=")]
+    for place in (*places, *_values(arguments, {"-vnc"})):
+        if not place.startswith(("unix:", "none")):
+            yield place.partition(",")[0].rpartition(":")[0] or "0.0.0.0"  # noqa: S104 -- what QEMU does
     for value in _values(arguments, {"-spice"}):
         words = _words(value)
         if words.get("unix", "off") != "on" and ("port" in words or "tls-port" in words):
@@ -50,7 +50,7 @@ def _plain(arguments: tuple[str, ...]) -> tuple[str, ...]:
 
 def _values(arguments: tuple[str, ...], options: set[str]) -> list[str]:
     plain = _plain(arguments)
-    return [value for option, value in zip(plain, plain[1:], strict=False) if option in options]
+    return [value for option, value in pairwise(plain) if option in options]
 
 
 def _words(value: str) -> dict[str, str]:

@@ -105,7 +105,9 @@ def no_container_engine(host: Host, _context: Context) -> Iterable[Verdict]:
     """Container engines rewrite the firewall, and whoever may talk to one is root."""
     patterns = roles().container_engines["programs"]
     running = {one.name for one in need(host.processes.all) if matches(one.name, patterns)}
-    sockets = {one.name for one in need(host.units.all, absent={}).values() if _is_engine_unit(one, patterns)}
+    sockets = {
+        one.name for one in need(host.units.all, absent=dict[str, Unit]()).values() if _is_engine_unit(one, patterns)
+    }
     if running or sockets:
         yield from each(
             sorted(running | {basename(name) for name in sockets}),
@@ -151,7 +153,7 @@ def _snmp(host: Host) -> Iterator[Verdict]:
     daemon = units.get("snmpd.service")
     if daemon is None or not (daemon.starts or daemon.active):
         return
-    if "default" in need(host.units.snmp_communities):
+    if "default" in need(host.footprint.snmp_communities):
         yield failed("snmpd answers to a community that everybody knows", "snmp", units="snmpd.service")
 
 
@@ -177,7 +179,7 @@ def _unseen_helpers(host: Host) -> list[PathInfo]:
 def _helper(host: Host, info: PathInfo) -> Verdict:
     if not info.mode & _SETUID:
         return not_applicable(f"{info.path} is not setuid")
-    rules = need(host.baseline.bridge_rules, absent=())
+    rules = need(host.footprint.bridge_rules, absent=())
     if "allow all" in rules:
         return failed(f"{info.path} lets its users join every bridge: allow all", mode=info.shown, rules=rules)
     if info.others & 1:
@@ -194,14 +196,13 @@ def dom0_is_fixed(host: Host, _context: Context) -> Iterable[Verdict]:
     memory = next((word.partition("=")[2] for word in words if word.startswith("dom0_mem=")), "")
     cpus = next((word for word in words if word.startswith("dom0_max_vcpus=")), "")
     autoballoon = need(host.memory.autoballoon, absent="auto")
-    evidence = {"dom0_mem": memory, "dom0_max_vcpus": cpus, "autoballoon": autoballoon}
     if not any(part.startswith("max:") for part in memory.split(",")):
-        yield failed("dom0's memory has no upper limit: dom0_mem=...,max:... is missing", "memory", **evidence)
+        yield failed("dom0's memory has no upper limit: dom0_mem=...,max:... is missing", "memory", dom0_mem=memory)
     elif autoballoon.lower() in _YES:
-        yield failed("xl takes memory from dom0 for guests: autoballoon is on", "memory", **evidence)
+        yield failed("xl takes memory from dom0 for guests: autoballoon is on", "memory", autoballoon=autoballoon)
     else:
-        yield passed(f"dom0 has fixed memory: {memory}", "memory", **evidence)
+        yield passed(f"dom0 has fixed memory: {memory}", "memory", dom0_mem=memory, autoballoon=autoballoon)
     if cpus:
-        yield passed(f"dom0 has fixed processors: {cpus}", "processors", **evidence)
+        yield passed(f"dom0 has fixed processors: {cpus}", "processors", boot=cpus)
     else:
-        yield failed("dom0 may use every processor: dom0_max_vcpus is missing", "processors", lower=1, **evidence)
+        yield failed("dom0 may use every processor: dom0_max_vcpus is missing", "processors", lower=1)

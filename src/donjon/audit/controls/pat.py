@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -72,9 +73,9 @@ def _waiting(host: Host, context: Context, *, virtualisation: bool) -> Verdict:
     if waiting:
         words = [_WORDS.get(one.severity.lower(), "low") for one in waiting if one.severity]
         severity = min(map(Severity, words), key=lambda one: one.rank) if words else None
-        count = f"{len(waiting)} security update{'s' if len(waiting) > 1 else ''} {of_what} wait{'' if len(waiting) > 1 else 's'}"
+        updates, wait = ("updates", "wait") if len(waiting) > 1 else ("update", "waits")
         return failed(
-            f"{count}: {_list([_shown(one) for one in waiting])}",
+            f"{len(waiting)} security {updates} {of_what} {wait}: {_list([_shown(one) for one in waiting])}",
             severity=severity,
             packages=[f"{one.name} {one.installed} -> {one.offered}" for one in waiting],
             advisories=sorted({one.advisory for one in waiting} - {""}),
@@ -142,7 +143,8 @@ def no_known_vulnerability(host: Host, context: Context) -> Iterable[Verdict]:
     if advisories.of(release) is None:
         yield unknown(f"the imported advisories say nothing of {release.pretty or release.id}")
         return
-    found = vulnerable(need(host.packages.all), release, advisories)
+    installed = need(host.packages.all)
+    found = vulnerable(installed, release, advisories)
     fixable: dict[tuple[str, str], list[Vulnerable]] = {}
     for one in found:
         if one.fixed:
@@ -191,18 +193,17 @@ def _fresh(context: Context) -> Advisories:
 def no_xen_advisory_is_open(host: Host, context: Context) -> Iterable[Verdict]:
     """The table of upstream fixes can only fail a host; only the distribution's own feed can pass it."""
     xen = need(host.updates.xen)
-    table = xen_advisories()
-    known = set(need(host.updates.xen_fixed, absent=()))
-    live = "".join(need(host.updates.xen_live_patches, absent=())).lower()
-    missing = [
-        one for one in table.fixed_after(xen.release) if one not in known and one.lower().replace("-", "") not in live
-    ]
+    fixed, patches = need(host.updates.xen_fixed, absent=()), need(host.updates.xen_live_patches, absent=())
+    live = " ".join(patches)
+    known = set(fixed)
+    known.update(f"XSA-{number}" for number in re.findall(r"xsa-?(\d+)", live, re.IGNORECASE))
+    missing = [one for one in xen_advisories().fixed_after(xen.release) if one not in known]
     if missing and not xen.extra.strip():
         yield failed(
             f"Xen {xen.release} lacks the fixes of {len(missing)} advisories: {_list(missing)}",
             release=xen.release,
             advisories=missing,
-            table=table.dated,
+            table=xen_advisories().dated,
         )
         return
     if missing:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from posixpath import basename
 
 from donjon.audit.advisories.versions import compare
@@ -147,7 +149,7 @@ def _named(name: str, patterns: Iterable[str]) -> bool:
 
 def _argument(process: Process, name: str) -> str:
     words = process.arguments
-    return next((value for key, value in zip(words, words[1:], strict=False) if key == name), "")
+    return next((value for key, value in pairwise(words) if key == name), "")
 
 
 def _guest(process: Process) -> str:
@@ -167,11 +169,12 @@ def _stale(process: Process, installed: int, who: str, what: str) -> Verdict:
     replaced = [path for path in process.deleted if path.startswith(_CODE)]
     if process.executable.endswith(GONE):
         replaced.insert(0, process.executable.removesuffix(GONE))
-    evidence = {"pid": process.pid, "started": process.started, "installed": installed}
+    pid = str(process.pid)
     if replaced:
-        return failed(f"{who} still runs {replaced[0]}, which was replaced", path=replaced, **evidence)
+        return failed(f"{who} still runs {replaced[0]}, which was replaced", pid=pid, path=replaced)
     if installed > process.started > 0:
-        return failed(f"{who} was started before {what} was installed", path=process.executable, **evidence)
+        since = datetime.fromtimestamp(installed, UTC).date()
+        return failed(f"{who} was started before {what} was installed on {since}", pid=pid, path=process.executable)
     return passed(f"{who} runs what is installed", path=process.executable)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from donjon.audit.control import Context, control
 from donjon.audit.fact import Absent, need
-from donjon.audit.facts.domains import Domain
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.processes import Process
 from donjon.audit.verdict import Severity, Verdict, failed, not_applicable, passed
@@ -27,19 +26,24 @@ def no_merged_pages_across_tenants(host: Host, context: Context) -> Iterable[Ver
         yield passed("pages of guests are not merged", run=ksm.run)
         return
     saved = ksm.sharing * PAGE_KIB // _MIB
-    evidence = {"run": ksm.run, "pages_sharing": ksm.sharing, "saved_mib": saved, "across_nodes": ksm.across_nodes}
     guests = [one for one in need(host.domains.all) if one.running]
     processes = {one.pid: one for one in need(host.processes.all)}
     merged = [one.name for one in guests if not _keeps_its_pages(processes.get(one.pid))]
     if guests and not merged:
-        yield passed("pages are merged, but of no guest", **evidence)
+        yield passed("pages are merged, but of no guest", run=ksm.run, saved_mib=saved)
         return
     whose = f"of {', '.join(merged)} " if merged else ""
-    state = "are merged" if ksm.run == 1 else "stay merged, although KSM is off,"
-    if context.profile.multi_tenant:
-        yield failed(f"pages {whose}{state} across tenants, {saved} MiB of them", guests=merged, **evidence)
-    else:
-        yield failed(f"pages {whose}{state}, {saved} MiB of them", severity=Severity.INFO, guests=merged, **evidence)
+    state = "are merged" if ksm.run == 1 else "stay merged although KSM is off"
+    tenants = "several tenants are" if context.profile.multi_tenant else "one tenant is"
+    severity = None if context.profile.multi_tenant else Severity.INFO
+    yield failed(
+        f"pages {whose}{state}, {saved} MiB of them; {tenants} on this host",
+        severity=severity,
+        guests=merged,
+        run=ksm.run,
+        pages_sharing=ksm.sharing,
+        across_nodes=ksm.across_nodes,
+    )
 
 
 def _keeps_its_pages(process: Process | None) -> bool:
@@ -56,23 +60,16 @@ def memory_is_not_overcommitted(host: Host, context: Context) -> Iterable[Verdic
     if not guests:
         yield not_applicable("no VM runs")
         return
-    promised = sum(map(_memory, guests))
+    promised = sum(one.memory_kib for one in guests)
     limit = context.profile.limits.memory_ratio
-    evidence = {"promised_mib": promised // _MIB, "host_mib": total // _MIB, "limit": limit}
+    sizes = f"{promised // _MIB} of {total // _MIB} MiB"
     if promised > limit * total:
-        yield failed(
-            f"running VMs were promised {promised // _MIB} MiB, the host has {total // _MIB} MiB: {promised / total:.2f} times",
-            **evidence,
-        )
+        times = f"{promised / total:.2f}"
+        yield failed(f"running VMs were promised {sizes}: {times} times what is there", ratio=times, limit=limit)
         return
     swapped = need(host.memory.guests_in_swap)
     if swapped:
-        yield failed(
-            f"{swapped // _MIB or 1} MiB of running guests are in the host's swap", swapped_kib=swapped, **evidence
-        )
+        mib = max(1, swapped // _MIB)
+        yield failed(f"{mib} MiB of running VMs are in the host's swap", swapped_kib=swapped, promised=sizes)
         return
-    yield passed(f"running VMs were promised {promised // _MIB} of {total // _MIB} MiB", **evidence)
-
-
-def _memory(domain: Domain) -> int:
-    return domain.memory_kib
+    yield passed(f"running VMs were promised {sizes}", promised=sizes, limit=limit)

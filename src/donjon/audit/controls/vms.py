@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from donjon.audit.fact import Unseen, need
 from donjon.audit.facts.domains import Domain
 from donjon.audit.facts.host import Host
-from donjon.audit.verdict import Severity, Status, Verdict, each, passed, unknown
+from donjon.audit.verdict import Status, Verdict, each, passed, unknown
 
 NO_VM = "no VM is defined here"
 
@@ -17,9 +17,10 @@ _ORDER = (Status.FAIL, Status.UNKNOWN, Status.MANUAL, Status.PASS, Status.NOT_AP
 
 
 def each_vm(host: Host, find: Callable[[Domain], Iterable[Verdict]], *, good: str) -> Iterator[Verdict]:
-    """The worst that `find` says of each VM; it passes if there is nothing to say. `good` says what is as it should be."""
+    """The worst that `find` says of each VM; it passes if there is nothing to say, and `good` says why."""
+    domains = need(host.domains.all)
     return each(
-        need(host.domains.all),
+        domains,
         lambda vm: worst(find(vm), good),
         subject=lambda vm: vm.key,
         name=lambda vm: vm.name,
@@ -50,9 +51,7 @@ def _seen(verdicts: Iterable[Verdict]) -> Iterator[Verdict]:
 
 
 def _rank(verdict: Verdict) -> tuple[int, int, int]:
-    """A severity of its own is worse than the control's unless it is a mild one."""
-    severity = -1 if verdict.severity is None else verdict.severity.rank - Severity.HIGH.rank
-    return _ORDER.index(verdict.status), severity if verdict.severity else verdict.lower, verdict.lower
+    return _ORDER.index(verdict.status), verdict.severity.rank if verdict.severity else 0, verdict.lower
 
 
 def is_private(address: str) -> bool:

@@ -18,6 +18,8 @@ from donjon.audit.fact import Absent, Fact, Known, Unknown, derived
 from donjon.audit.facts.domain_xm import Expression, parse_expressions
 
 _SETTING = re.compile(r"^[ \t]*([A-Za-z_][\w.-]*)[ \t]*[=:][ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_COMMENT = re.compile(r"^[ \t]*#.*$|(?<=\))[ \t]*#.*$", re.MULTILINE)
+_ESCAPED = re.compile(r"""\\([\\'"])""")
 _RECORD = re.compile(r"""['"](\w+)['"]\s*:\s*(\[[^\]]*\]|'[^']*'|"[^"]*"|[^,}\s]+)""")
 _QUOTED = re.compile(r"""['"]([^'"]*)['"]""")
 
@@ -77,6 +79,9 @@ class Agents(Struct, frozen=True):
     owner: Fact[dict[str, str]]
     xend: Fact[Xend]
     donjon: Fact[Listen]
+    switch_managers: Fact[tuple[str, ...]] = field(default_factory=lambda: Unknown("not read"))
+    switch_controllers: Fact[tuple[str, ...]] = field(default_factory=lambda: Unknown("not read"))
+    """Of Open vSwitch: who gives it orders, as "ssl:10.0.0.1:6640"."""
 
 
 def read_agents(bundle: Bundle) -> Agents:
@@ -87,6 +92,8 @@ def read_agents(bundle: Bundle) -> Agents:
         owner,
         derived(bundle.text("/etc/xen/xend-config.sxp"), parse_xend),
         derived(bundle.text("/etc/donjon/server.toml"), _listen),
+        derived(bundle.output("ovs-managers"), _targets),
+        derived(bundle.output("ovs-controllers"), _targets),
     )
 
 
@@ -129,7 +136,7 @@ def parse_xend(text: str) -> Xend:
     Raises:
         ValueError: it is no list of expressions.
     """
-    entries = [one for one in parse_expressions(text) if isinstance(one, list) and one]
+    entries = [one for one in parse_expressions(_COMMENT.sub("", text)) if isinstance(one, list) and one]
     settings = {str(entry[0]): _atom(entry) for entry in entries if isinstance(entry[0], str)}
     api = [entry[1] for entry in entries if entry[0] == "xen-api-server" and len(entry) > 1]
     servers = api[-1] if api and isinstance(api[-1], list) else []
@@ -137,7 +144,7 @@ def parse_xend(text: str) -> Xend:
 
 
 def _atom(entry: list[Expression]) -> str:
-    return entry[1] if len(entry) > 1 and isinstance(entry[1], str) else ""
+    return _ESCAPED.sub(r"\1", entry[1]) if len(entry) > 1 and isinstance(entry[1], str) else ""
 
 
 def _api_server(entry: list[Expression]) -> XenApiServer:
@@ -153,3 +160,7 @@ def _listen(text: str) -> Listen:
     except msgspec.DecodeError as error:
         raise ValueError(str(error)) from error
     return found.get("listen", Listen())
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    return tuple(line.strip().strip('"') for line in text.splitlines() if line.strip())

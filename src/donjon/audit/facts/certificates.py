@@ -82,7 +82,7 @@ def parse_certificate(pem: str) -> Certificate:
             self_signed=one.subject == one.issuer,
             begins=one.not_valid_before_utc.date(),
             ends=one.not_valid_after_utc.date(),
-            key={rsa.RSAPublicKey: "RSA", ec.EllipticCurvePublicKey: "EC"}.get(_kind(key), type(key).__name__),
+            key=_kind(key),
             bits=getattr(key, "key_size", 256),
             signature=hashed.name if hashed else "",
             digest=one.fingerprint(SHA256()).hex(),
@@ -96,8 +96,10 @@ def parse_certificate(pem: str) -> Certificate:
         raise ValueError(str(error)) from error
 
 
-def _kind(key: object) -> type | None:
-    return next((kind for kind in (rsa.RSAPublicKey, ec.EllipticCurvePublicKey) if isinstance(key, kind)), None)
+def _kind(key: object) -> str:
+    if isinstance(key, rsa.RSAPublicKey):
+        return "RSA"
+    return "EC" if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__.strip("_")
 
 
 def _names(one: x509.Certificate) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from donjon.audit.facts.boot import Boot, read_boot
 from donjon.audit.facts.certificates import Certificates, read_certificates
 from donjon.audit.facts.domains import Domains, read_domains
 from donjon.audit.facts.firewall import Firewall, read_firewall
+from donjon.audit.facts.footprint import Footprint, read_footprint
 from donjon.audit.facts.guests import Gold, Guest
 from donjon.audit.facts.hardware import Hardware, read_hardware
 from donjon.audit.facts.images import Images, read_images
@@ -52,6 +53,7 @@ class Host(Struct, frozen=True):
     listeners: Listeners
     units: Units
     packages: Packages
+    footprint: Footprint
     updates: Updates
     accounts: Accounts
     sshd: Sshd
@@ -86,6 +88,7 @@ def read_host(bundle: Bundle) -> Host:
         listeners=read_listeners(bundle),
         units=read_units(bundle),
         packages=read_packages(bundle),
+        footprint=read_footprint(bundle),
         updates=read_updates(bundle),
         accounts=read_accounts(bundle),
         sshd=read_sshd(bundle),

@@ -20,7 +20,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 class ImageFile(Struct, frozen=True):
     """How a path looks once links are followed.
 
-    `identity` is the same for two paths of one file or device; `kind`: f file, d directory, b block device, ...
+    `identity` is the same for two paths of one file or device ("device 253:3"); `kind`: f file, d directory,
+    b block device, ...
     """
 
     path: str
@@ -132,7 +133,8 @@ def _file(line: str) -> ImageFile:
     raw, _uid, _gid, size, inode, device, user, group, path = line.split(" ", 8)
     mode = int(raw, 16)
     kind = _KINDS.get(stat.S_IFMT(mode), "?")
-    identity = f"device {device}" if kind == "b" else f"inode {inode}"
+    major, _, minor = device.partition(":")
+    identity = f"device {int(major, 16)}:{int(minor, 16)}" if kind == "b" else f"inode {inode}"
     return ImageFile(path, kind, stat.S_IMODE(mode), user, group, identity, int(size))
 
 

@@ -26,8 +26,8 @@ class Condition(Struct, frozen=True):
     """What a packet must have: one of `values`.
 
     `what`: family, protocol, source, destination, port, interface, output, state; "certain" holds for whatever is
-    asked about here, "other" is not understood, and both are named in `values`. Addresses are "a", "a/len" or "a-b", ports "22" or
-    "22-25", interfaces may end with "*".
+    asked about here, "other" is not understood, and both are named in `values`. Addresses are "a", "a/len" or "a-b",
+    ports "22" or "22-25", interfaces may end with "*".
     """
 
     what: str

@@ -75,7 +75,7 @@ def _apt(texts: dict[str, str]) -> Iterator[WeakSource]:
             if line.lstrip().startswith(("#", "//")):
                 continue
             matches = (pattern.search(line) for pattern in patterns)
-            yield from (WeakSource(path, number, match["what"].strip()) for match in matches if match)
+            yield from (WeakSource(path, number, match["what"].replace('"', "").strip()) for match in matches if match)
 
 
 def _yum(texts: dict[str, str]) -> Iterator[WeakSource]:

@@ -28,12 +28,23 @@ class Mount(Struct, frozen=True):
     target: str
     kind: str
     options: tuple[str, ...]
+    number: str = ""
+    """Of its device, major:minor; as of all devices here."""
+
+
+class Loop(Struct, frozen=True):
+    """A loop device, and the file it shows."""
+
+    device: str
+    number: str
+    file: str
 
 
 class Mapped(Struct, frozen=True):
-    """A device of the device mapper; `uuid` begins with who made it: LVM-, mpath-, part1-, CRYPT-; `below` it."""
+    """A device of the device mapper; `uuid` begins with who made it: LVM-, mpath-, part1-; `below`: numbers."""
 
     device: str
+    number: str
     name: str
     uuid: str
     below: tuple[str, ...]
@@ -66,14 +77,14 @@ class Login(Struct, frozen=True):
 
 
 class Storage(Struct, frozen=True):
-    """`pools`: name -> folder; `loops`, `network_blocks`: device -> file, process id; `groups`: volume group -> disks.
+    """`pools`: name -> folder; `network_blocks`: device -> process id; `groups`: volume group -> disks.
 
     `active`: volume groups of which a volume is in use by the host; `lvm`: settings of "devices" in lvm.conf.
     """
 
     pools: Fact[dict[str, str]]
     mounts: Fact[tuple[Mount, ...]]
-    loops: Fact[dict[str, str]]
+    loops: Fact[tuple[Loop, ...]]
     mapped: Fact[tuple[Mapped, ...]]
     network_blocks: Fact[dict[str, str]]
     groups: Fact[dict[str, tuple[str, ...]]]
@@ -89,7 +100,7 @@ def read_storage(bundle: Bundle) -> Storage:
     return Storage(
         pools=derived(bundle.texts("/etc/libvirt/storage/*.xml"), _pools),
         mounts=derived(bundle.output("mounts"), parse_mounts),
-        loops=derived(bundle.output("loops"), _pairs),
+        loops=derived(bundle.output("loops"), _loops),
         mapped=derived(bundle.output("mapped"), _mapped),
         network_blocks=derived(bundle.output("network-block-devices"), _pairs),
         groups=derived(bundle.output("physical-volumes"), _groups),
@@ -137,10 +148,17 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
         before, dash, after = line.partition(" - ")
         if not dash:
             raise ValueError("not from mountinfo")
-        target, options = before.split()[4:6]
+        words = before.split()
+        number, target, options = words[2], words[4], words[5]
         kind, source, above = (*after.split(" "), "", "")[:3]
-        mounts.append(Mount(_plain(source), _plain(target), kind, tuple(f"{options},{above}".split(","))))
+        mounts.append(Mount(_plain(source), _plain(target), kind, tuple(f"{options},{above}".split(",")), number))
     return tuple(mounts)
+
+
+def mount_of(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """The file system that a path lies on: the last mounted of the deepest."""
+    around = [one for one in mounts if f"{path}/".startswith(one.target.rstrip("/") + "/")]
+    return max(reversed(around), key=lambda one: len(one.target), default=None)
 
 
 def _plain(text: str) -> str:
@@ -151,9 +169,14 @@ def _pairs(text: str) -> dict[str, str]:
     return {device: value for device, _, value in (line.partition("\t") for line in text.splitlines())}
 
 
+def _loops(text: str) -> tuple[Loop, ...]:
+    rows = [line.split("\t", 2) for line in text.splitlines()]
+    return tuple(Loop(device, number, file) for device, number, file in rows)
+
+
 def _mapped(text: str) -> tuple[Mapped, ...]:
     rows = [line.split("\t") for line in text.splitlines()]
-    return tuple(Mapped(device, name, uuid, tuple(below.split())) for device, name, uuid, below in rows)
+    return tuple(Mapped(device, number, name, uuid, tuple(below.split())) for device, number, name, uuid, below in rows)
 
 
 def _groups(text: str) -> dict[str, tuple[str, ...]]:

@@ -35,22 +35,19 @@ class Units(Struct, frozen=True):
 
     init: Fact[str]
     all: Fact[dict[str, Unit]]
-    snmp_communities: Fact[tuple[str, ...]] = Unknown("not asked")
-    """Of snmpd: "default" for each that everybody knows, "own" for others."""
 
 
 def read_units(bundle: Bundle) -> Units:
     """From systemctl list-unit-files and list-units, or chkconfig --list; by the probe "init"."""
     init = derived(bundle.output("init"), _init)
-    snmp = derived(bundle.output("snmp-communities"), lambda text: tuple(text.split()))
     if not isinstance(init, Known):
         reason = init.reason if isinstance(init, Unknown) else f"not there: {init.source}"
-        return Units(init, Unknown(reason), snmp)
+        return Units(init, Unknown(reason))
     if init.value == "none":
-        return Units(init, Absent("cmd/init"), snmp)
+        return Units(init, Absent("cmd/init"))
     if init.value == "sysv":
-        return Units(init, _sysv(bundle), snmp)
-    return Units(init, _systemd(bundle), snmp)
+        return Units(init, _sysv(bundle))
+    return Units(init, _systemd(bundle))
 
 
 def _init(text: str) -> str:

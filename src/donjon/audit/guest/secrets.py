@@ -56,7 +56,7 @@ _BY_CONTENT = (
 )
 _WIRELESS = re.compile(r"/(NetworkManager/system-connections|wpa_supplicant|iwd)/")
 _ASSIGNED = re.compile(
-    r"(?i)(?:passw(?:or)?d|passphrase|secret|token|api_?key)[\"']?\s*[=:]\s*[\"']?([^\s\"'#;,]{12,200})"
+    r"(?i)(?:passw(?:or)?d|passphrase|secret|token|api_?key)[\"']?\s*[=:]\s*[\"']?([^\s\"';,]{12,200})"
 )
 _WORTH_READING = re.compile(
     r"(?i)\.(conf|cnf|cfg|ini|env|ya?ml|json|toml|properties|key|pem|sh|txt|service|rc|xml|tfstate|nmconnection)$"

@@ -78,6 +78,11 @@ class Report(Struct, frozen=True):
         failing = (one for one in self.findings if one.result.status is Status.FAIL)
         return sorted((one for one in failing if waived or one.open), key=_badness)
 
+    def without_waived(self, judgement: Judgement) -> Judgement:
+        """What was judged, but for what somebody answers for."""
+        kept = tuple(one.result for one in self.findings if one.waiver is None)
+        return msgspec.structs.replace(judgement, results=kept)
+
     def count(self, status: Status) -> int:
         """How many results are of this status."""
         return sum(one.result.status is status for one in self.findings)

@@ -83,8 +83,8 @@ def run(
     """Look at hosts, judge them, and report.
 
     Without --host and --bundle, at this host. Nothing is installed and nothing is changed on a host. What cannot be
-    seen is unknown, never passed. Ends with 20 if something fails that --fail-on names, with 21 if it names `unknown` and
-    something could not be seen, and with 3 if a host could not be looked at.
+    seen is unknown, never passed. Ends with 20 if something fails that --fail-on names, with 21 if it names `unknown`
+    and something could not be seen, and with 3 if a host could not be looked at.
 
     Examples:
         donjon audit

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fixes, a module for each area of the catalogue; importing this registers them all."""
+"""The fixes, modules by area of the catalogue; importing this registers them all."""
 
 from importlib import import_module
+from pkgutil import iter_modules
 
-from donjon.audit.controls import AREAS
-
-for _area in AREAS:
-    import_module(f"donjon.harden.fixes.{_area}")
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

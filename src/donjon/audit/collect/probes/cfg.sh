@@ -34,13 +34,14 @@ look /run /var /var/run /var/lib /var/lib/libvirt /var/lib/libvirt/images /var/l
 look -d 4 /run/libvirt /var/run/libvirt /run/xenstored /var/run/xenstored
 look -d 2 /var/lib/libvirt/qemu /run/xen /var/run/xen /var/lib/libvirt/swtpm
 donjon_ways=$(cat "$raw/way-to-images.out" 2>/dev/null)
-donjon_sockets=$(awk '$6 == "01" && $8 ~ /^\// { print $8 }' /proc/net/unix 2>/dev/null)
-IFS=$newline
-set -f
-look $donjon_ways
-look $donjon_sockets
-set +f
-IFS=$plain_ifs
+donjon_sockets=$(awk '$4 == "00010000" && $8 ~ /^\// { print $8 }' /proc/net/unix 2>/dev/null)
+for donjon_list in "$donjon_ways" "$donjon_sockets"; do
+    IFS=$newline
+    set -f
+    [ -z "$donjon_list" ] || look $donjon_list
+    set +f
+    IFS=$plain_ifs
+done
 
 # Hooks that run as root: their hashes, whose they are, and what the package manager says has been changed.
 shell hooks 10 '

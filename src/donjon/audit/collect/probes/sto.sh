@@ -81,17 +81,23 @@ probe mounts 5 cat /proc/self/mountinfo
 shell loops 5 '
     for file in /sys/block/loop*/loop/backing_file; do
         [ -f "$file" ] || continue
-        read -r backing < "$file" && device=${file#/sys/block/} && printf "/dev/%s\t%s\n" "${device%%/*}" "$backing"
+        number=
+        read -r number < "${file%/loop/*}/dev"
+        read -r backing < "$file" && device=${file#/sys/block/} &&
+            printf "/dev/%s\t%s\t%s\n" "${device%%/*}" "$number" "$backing"
     done
     :'
 shell mapped 5 '
     for device in /sys/block/dm-*; do
         [ -e "$device/dm/name" ] || continue
-        name= uuid= below=
+        name= uuid= below= number=
+        read -r number < "$device/dev"
         read -r name < "$device/dm/name"
         read -r uuid < "$device/dm/uuid"
-        for slave in "$device"/slaves/*; do below="$below /dev/${slave##*/}"; done
-        printf "%s\t%s\t%s\t%s\n" "/dev/${device##*/}" "$name" "$uuid" "$below"
+        for slave in "$device"/slaves/*/dev; do
+            [ -f "$slave" ] && read -r one < "$slave" && below="$below $one"
+        done
+        printf "%s\t%s\t%s\t%s\t%s\n" "/dev/${device##*/}" "$number" "$name" "$uuid" "$below"
     done
     :'
 shell network-block-devices 5 '
