@@ -292,6 +292,9 @@ class InstantRestore:
         self._servers.stop(state.vm_uuid)
         for file in state.files:
             _remove(file)
+            if Path(file.path).parent.name == state.vm_uuid:  # where its TPM's state was
+                with suppress(OSError):  # gone already, or something is in it
+                    Path(file.path).parent.rmdir()
         remove_socket_folder(Path(state.folder))
         trace.reached("instant.files-removed")
         self._states.remove(state.vm_uuid)

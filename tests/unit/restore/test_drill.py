@@ -84,6 +84,7 @@ class Yard:
         self.place = folder / "place"
         self.place.mkdir()
         self.host = Guests(villa.vm("web01"))
+        self.host.tpm_root = folder / "tpm"
         self.states = InstantStates(folder / "instant")
         self.servers = Threads()
         self.drills = Drills(folder / "drills")
@@ -105,6 +106,7 @@ class Yard:
             self.servers.stop(uuid)
 
     def nothing_is_left(self) -> None:
+        assert list(self.host.tpm_root.glob("*")) == []
         assert [vm.uuid for vm in self.host.list_vms()] == [UUID]
         assert self.host.power(UUID) is Power.RUNNING
         assert list(self.place.rglob("*")) == []
