@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from donjon.audit.collect.bundle_file import read_bundle
-from donjon.audit.control import rules
+from donjon.audit.controls import rules
 from donjon.audit.facts.host import read_host
 from donjon.audit.judge import BROKEN_RULE, judge
 from donjon.audit.profile import load_profile

@@ -42,7 +42,7 @@ class Dom0:
         """What a shell command writes to its standard output. Raises LabError if it fails."""
         return run(*self.ssh, command, stdin=stdin, timeout_s=timeout_s)
 
-    def fetch(self, script: str, into: Path, timeout_s: float = 300) -> None:
+    def fetch(self, script: str, into: Path, timeout_s: float = 600) -> None:
         """Run a shell script that prints bytes; they become the file `into`. Raises LabError if it fails."""
         with into.open("wb") as file:
             try:

@@ -35,7 +35,8 @@ Host *
     IdentityFile {folder}/key
     UserKnownHostsFile {folder}/known_hosts
     ConnectTimeout 2
-    ServerAliveInterval 2
+    ServerAliveInterval 1
+    ServerAliveCountMax 2
     ControlMaster auto
     ControlPath {folder}/m
     ControlPersist 60

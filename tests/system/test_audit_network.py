@@ -11,10 +11,11 @@ from itertools import product
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from donjon.access.nftables import nft_ruleset
 from donjon.access.rules import normalised, parse_rules
-from donjon.audit.fact import need
+from donjon.audit.fact import Known, need
 from donjon.audit.facts.host import Host, read_host
 from donjon.audit.facts.ruleset import Packet, Ruleset, simulate
 from donjon.audit.judge import judge
@@ -48,8 +49,19 @@ table inet filter {
         tcp dport vmap @known
     }
 }
-table inet other { chain input { type filter hook input priority 10; tcp dport 16514 ip saddr 10.77.1.0/24 drop; } }
-table inet asleep { flags dormant; chain input { type filter hook input priority 20; policy drop; } }
+table inet other {
+    chain input { type filter hook input priority 10; tcp dport 16514 ip saddr 10.77.1.0/24 drop; }
+}
+table inet asleep {
+    flags dormant
+    chain input { type filter hook input priority 20; policy drop; }
+}
+"""
+
+CHAIN = """
+table inet filter {{
+    chain input {{ type filter hook input priority filter; policy drop; {}; }}
+}}
 """
 
 IPTABLES = (
@@ -125,15 +137,15 @@ def test_rules_of_both_kinds_filter_together(lab: NetworkLab) -> None:
     assert_simulation_is_true(lab)
 
 
-def test_what_is_not_understood_is_never_a_pass(lab: NetworkLab) -> None:
-    lab.nft(
-        "table inet filter { chain input { type filter hook input priority filter; policy drop;"
-        " tcp dport 22 limit rate 1/second accept; tcp dport 8899 ip saddr . tcp dport { 10.77.0.2 . 8899 } accept; } }"
-    )
+@pytest.mark.parametrize(
+    "rule",
+    ["tcp dport 22 limit rate 1/second accept", "ip saddr . tcp dport { 10.77.0.2 . 22 } accept", "mark 0 accept"],
+)
+def test_what_is_not_understood_is_never_a_pass(lab: NetworkLab, rule: str) -> None:
+    lab.nft(CHAIN.format(f"iifname front0 drop; {rule}"))
     host = facts_of(lab)
     assert as_simulated(host, "10.77.0.2", 22) == "unknown"
-    assert as_simulated(host, "10.77.0.2", 8899) == "unknown"
-    assert as_simulated(host, "10.77.0.2", 5901) == "blocked"
+    assert as_simulated(host, "10.77.1.2", 22) == "blocked"
 
 
 @pytest.mark.parametrize(
@@ -165,8 +177,10 @@ def test_a_host_with_a_guest_on_its_bridge_is_judged_by_what_is_really_there(lab
     with lab.listening(22, 16514):
         bad = statuses(facts_of(lab))
         lab.nft(
-            "table inet filter { chain input { type filter hook input priority filter; policy drop;"
-            " ct state established,related accept; ip saddr 10.77.0.0/24 iifname mgmt0 tcp dport { 22, 16514 } accept; } }"
+            CHAIN.format(
+                "ct state established,related accept;"
+                " ip saddr 10.77.0.0/24 iifname mgmt0 tcp dport { 22, 16514 } accept"
+            )
         )
         good = statuses(facts_of(lab))
     assert [bad[one] for one in ("NET-01", "NET-02", "NET-04", "NET-05")] == [Status.FAIL] * 4
@@ -175,7 +189,8 @@ def test_a_host_with_a_guest_on_its_bridge_is_judged_by_what_is_really_there(lab
 
 
 def statuses(host: Host) -> dict[str, Status]:
-    """The worst that is said of each control."""
+    """The worst that is said of each control; there is no libvirt in the namespace, and so no network of its."""
+    host = replace(host, domains=replace(host.domains, networks=Known({}, "the test")))
     profile = Profile("lab", hosts="K", networks=Networks(management=("10.77.0.0/24",), guest=("10.77.5.0/24",)))
     results = judge([host], profile, date(2026, 11, 23), ("NET-01", "NET-02", "NET-04", "NET-05")).results
     order = (Status.FAIL, Status.UNKNOWN, Status.PASS, Status.NOT_APPLICABLE)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import io
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,9 +22,9 @@ import pytest
 
 from donjon.audit.collect.bundle_file import read_bundle
 from donjon.audit.collect.collecting import collect, collect_many
-from donjon.audit.collect.script import script
+from donjon.audit.collect.script import assembled, script
 from donjon.audit.collect.target import Target, parse_target
-from donjon.audit.fact import Known
+from donjon.audit.fact import Known, Unknown
 from donjon.audit.facts.host import read_host
 from donjon.errors import CancelledError, DonjonError, HostError
 
@@ -164,7 +166,7 @@ def test_a_host_that_answers_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_slow_host_is_given_up(tmp_path: Path) -> None:
-    host = Loopback(tmp_path, "ForceCommand sleep 600")
+    host = Loopback(tmp_path, "ForceCommand sleep 20")
     with host.running(), ssh_config(tmp_path), pytest.raises(HostError, match="timed out"):
         collect(host.target, io.BytesIO(), time_limit_s=2)
 
@@ -193,11 +195,51 @@ def test_of_many_hosts_one_that_fails_stops_no_other(loopback: Loopback, tmp_pat
 
 
 def test_cancelled_it_ends_at_once(tmp_path: Path) -> None:
-    host = Loopback(tmp_path, "ForceCommand sleep 600")
+    host = Loopback(tmp_path, "ForceCommand sleep 20")
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     with host.running(), ssh_config(tmp_path), pytest.raises(CancelledError):
         collect(host.target, io.BytesIO(), cancelled=stop)
+
+
+def test_when_time_is_up_the_rest_is_unknown_and_what_was_seen_arrives() -> None:
+    fragment = "probe first 5 echo here\nshell slow 9 'sleep 2'\nprobe late 5 echo here\ncopy /etc/passwd\nlook /etc"
+    script = assembled([fragment]).replace("TOTAL_S=120", "TOTAL_S=1").encode()
+    bundle = read_bundle(io.BytesIO(subprocess.run(["sh", "-s"], input=script, capture_output=True, check=True).stdout))
+    assert bundle.output("first") == Known("here\n", "cmd/first")
+    assert bundle.output("late") == Unknown("cmd/late: timed out")
+    assert bundle.text("/etc/passwd") == Unknown("/etc/passwd: timed out")
+    assert bundle.paths.at("/etc") == Unknown("/etc: timed out")
+
+
+def test_killed_it_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever kills it: its folder and its probe go with it, if need be a second later."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with subprocess.Popen(["dash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+            assert shell.stdin
+            shell.stdin.write(assembled([f'echo "$work" >{tmp_path}/name\nprobe slow 60 sleep 61']).encode())
+            shell.stdin.close()
+            until(lambda: (tmp_path / "name").exists() and (tmp_path / "name").read_text() != "")
+            work = Path((tmp_path / "name").read_text().strip())
+            shell.send_signal(number)
+        (tmp_path / "name").unlink()
+        until(lambda work=work: not work.exists() and not runs("sleep", "61"))  # type: ignore[misc]
+
+
+def runs(*words: str) -> bool:
+    commands = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            commands.append(process.read_bytes())
+    return "".join(f"{word}\0" for word in words).encode() in commands
+
+
+def until(happened: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if happened():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 CHANGES = (

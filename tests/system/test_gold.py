@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
+import signal
 import subprocess
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -177,15 +179,13 @@ def test_a_changed_seal_and_a_foreign_key_are_found_out(image: Path, register: R
 
 
 def test_an_image_that_somebody_writes_to_is_not_sealed(image: Path, register: Register) -> None:
-    server = subprocess.Popen(["qemu-nbd", "-k", str(image.parent / "nbd"), "-f", "qcow2", "-t", str(image)])
+    pid = image.with_name("pid")
+    run("qemu-nbd", "--fork", "--pid-file", pid, "-k", image.with_name("nbd"), "-f", "qcow2", "-t", image)
     try:
-        while not (image.parent / "nbd").exists():
-            assert server.poll() is None
         with pytest.raises(RefusedError, match="open for writing"):
             seal(image, register, image.parent / "key", builder="ops", now=NOW)
     finally:
-        server.terminate()
-        server.wait()
+        os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def test_a_key_that_cannot_be_used_leaves_no_seal(image: Path, register: Register) -> None:

@@ -81,7 +81,7 @@ class Paths(Struct, frozen=True):
         if not self._saw(directory, depth):
             return Unknown(f"nobody looked below {directory} so deep")
         prefix = directory.rstrip("/") + "/"
-        unseen = [path for path in self.refused if path.startswith(prefix)]
+        unseen = [path for path in self.refused if path == directory or path.startswith(prefix)]
         if unseen:
             return Unknown(f"{unseen[0]}: {self.refused[unseen[0]]}")
         found = (info for path, info in self.seen.items() if path.startswith(prefix))
@@ -128,7 +128,8 @@ class Bundle(Struct, frozen=True):
         if output is None:
             return Unknown(f"the collector did not run {probe}")
         if output.rc == TIMED_OUT:
-            return Unknown(f"{source}: timed out")
+            said = output.err.strip().splitlines()
+            return Unknown(f"{source}: {said[-1] if said else 'timed out'}")
         if output.rc == NOT_FOUND:
             return Absent(source)
         return Known(output, source)

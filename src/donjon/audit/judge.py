@@ -11,7 +11,8 @@ from msgspec import Struct, field
 
 from donjon.audit.advisories.data import Advisories
 from donjon.audit.catalogue import Control, catalogue
-from donjon.audit.control import Context, Rule, rules
+from donjon.audit.control import Context, Rule
+from donjon.audit.controls import rules
 from donjon.audit.fact import Known, Unseen
 from donjon.audit.facts.host import Host
 from donjon.audit.profile import Profile

@@ -114,6 +114,25 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
         ),
     ),
     (
+        "gold",
+        "Security",
+        "Gold images: what VMs are made of.",
+        (
+            Verb("seal", "gold:seal", "Seal a finished gold image."),
+            Verb("verify", "gold:verify", "Verify that a gold image is what was sealed."),
+            Verb("diff", "gold:diff", "Show how far a clone has gone from its gold image."),
+        ),
+    ),
+    (
+        "advisories",
+        "Security",
+        "What vendors publish about holes in packages, for sites without a network.",
+        (
+            Verb("build", "advisories:build", "Make one signed file of what vendors publish."),
+            Verb("import", "advisories:import_advisories", "Take such a file over."),
+        ),
+    ),
+    (
         "key",
         "Repository",
         "Manage the passwords of the repository.",

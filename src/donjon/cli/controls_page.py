@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from donjon.audit.catalogue import KINDS, Control, FixClass, catalogue
-from donjon.audit.control import rules
+from donjon.audit.controls import rules
 
 _HEAD = """\
 # Controls

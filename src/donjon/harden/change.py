@@ -124,10 +124,8 @@ def fix(control: str) -> Callable[[Fix], Fix]:
     return register
 
 
-def fixes() -> dict[str, Fix]:
-    """Control -> fix, for all that have one."""
-    import donjon.harden.fixes  # noqa: F401 -- the modules register their fixes
-
+def registered() -> dict[str, Fix]:
+    """Control -> fix, of the modules that have been imported; `donjon.harden.fixes.fixes` imports them all."""
     return dict(_fixes)
 
 

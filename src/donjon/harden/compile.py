@@ -92,7 +92,8 @@ def plan_program(plan: Plan) -> str:
 @cache
 def library() -> str:
     """What every program on a host has in common."""
-    return (files("donjon.harden") / "target.sh").read_text(encoding="utf-8")
+    parts = ("target.sh", "target_undo.sh")
+    return "\n".join((files("donjon.harden") / part).read_text(encoding="utf-8") for part in parts)
 
 
 def _step(number: int, step: Step) -> str:

@@ -31,7 +31,8 @@ def diff(hunks: tuple[Hunk, ...]) -> str:
         # A side without lines is counted from the line before: POSIX, diff, "Diff -u Output Format".
         start, new_start = hunk.line - (not old), hunk.line + grown - (not new)
         text.append(f"@@ -{start},{old} +{new_start},{new} @@")
-        text += [f"{sign}{line.rstrip()}" for sign, lines in (("-", hunk.removed), ("+", hunk.added)) for line in lines]
+        text += ["-" + line.rstrip("\n") for line in hunk.removed]
+        text += ["+" + line.rstrip("\n") for line in hunk.added]
         grown += new - old
     return "\n".join(text)
 

@@ -18,7 +18,8 @@ from donjon.audit.profile import Profile
 from donjon.audit.verdict import Status
 from donjon.errors import ConfigError, HostError
 from donjon.harden import firewall
-from donjon.harden.change import Chain, Change, Fix, Want, fixes
+from donjon.harden.change import Chain, Change, Fix, Want
+from donjon.harden.fixes import fixes
 from donjon.harden.looks import CannotBeDone, Looks, check, key, look, printed, steps
 from donjon.harden.plan import Instruction, Plan, PlannedChange, Step, at_confirm, decode, encode, named
 from donjon.harden.runner import Runner

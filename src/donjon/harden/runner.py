@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol
 from donjon import host_command
 from donjon.audit.collect.target import Target
 
+_ALIVE = ("-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=3")
+"""Whoever has cut himself off learns of it before the confirm is due."""
+
 
 class Output(NamedTuple):
     """How a script ended, and what it printed."""
@@ -51,7 +54,7 @@ class HostRunner:
     def run(self, script: bytes, *, timeout_s: float) -> Output:
         """See `Runner`."""
         program, *words = self._target.shell()
-        options = self._options if self._target.host else ()
+        options = (*self._options, *_ALIVE) if self._target.host else ()
         text = f"DONJON_ROOT={shlex.quote(self._root)}\nexport DONJON_ROOT\n".encode() + script
         done = host_command.run([program, *options, *words], input=text, timeout_s=timeout_s, check=False)
         return Output(done.returncode, done.stdout, done.stderr)

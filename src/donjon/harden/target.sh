@@ -102,7 +102,7 @@ file_step() { # VERB N PATH BEFORE AFTER MODE: AFTER is the digest of what conte
     case $1 in
     check) [ "$(file_state "$path")" = "$4" ] || drifted "$3" ;;
     finished) [ "$(file_state "$path")" = "$5" ] ;;
-    save) if [ "$4" = absent ]; then absence "$2" "${path%/*}"; else keep "$path" "$old" && [ "$(digest <"$old")" = "$4" ]; fi ;;
+    save) if [ "$4" = absent ]; then [ -d "${path%/*}" ] || : >"$JOURNAL/$2/folder"; else keep "$path" "$old" && [ "$(digest <"$old")" = "$4" ]; fi ;;
     do)
         if [ "$4" = absent ]; then
             mkdir -p -m 755 "${path%/*}" && "content_$2" /dev/null >"$new" && chmod "$6" "$new"
@@ -112,23 +112,18 @@ file_step() { # VERB N PATH BEFORE AFTER MODE: AFTER is the digest of what conte
         ;;
     undo)
         rm -f "$new"
-        if [ -e "$old" ]; then keep "$old" "$new" && into_place "$new" "$path"
-        else rm -f "$path" && { [ ! -e "$JOURNAL/$2/folder" ] || rmdir "${path%/*}" 2>/dev/null || :; }
+        if [ "$4" = absent ]; then rm -f "$path" && { [ ! -e "$JOURNAL/$2/folder" ] || rmdir "${path%/*}" 2>/dev/null || :; }
+        else keep "$old" "$new" && into_place "$new" "$path"
         fi
         ;;
     kept) case $(file_state "$path") in "$4" | "$5") ;; *) drifted "$3" ;; esac ;;
     esac
 }
 
-absence() { # N FOLDER: notes that the file, and the folder if so, were not there
-    : >"$JOURNAL/$1/absent"
-    [ -d "$2" ] || : >"$JOURNAL/$1/folder"
-}
-
 keep() { cp --preserve=all "$1" "$2" 2>/dev/null || cp -p "$1" "$2"; } # busybox and old systems know only -p
 into_place() { durable "$1" && mv -f "$1" "$2" && durable "${2%/*}"; }
 label() { ! command -v restorecon >/dev/null 2>&1 || restorecon "$1" || :; } # SELinux; only a new file needs it
-drifted() { complain "$1 is not as it was when this was planned"; return 1; }
+drifted() { complain "not as it was when this was planned: $1"; return 1; }
 
 access_step() { # VERB N PATH BEFORE MODE OWNER
     path=$ROOT$3
@@ -149,9 +144,12 @@ command_step() { # VERB N BEFORE TITLE: BEFORE is the digest of what state_N pri
     check) [ "$(piece "state_$2" | digest)" = "$3" ] || drifted "$4" ;;
     finished) false ;;
     save) piece "state_$2" >"$BEFORE" ;;
-    do) piece "do_$2" ;;
+    do) piece "do_$2" && piece "state_$2" | digest >"$JOURNAL/$2/now" ;;
     undo) piece "undo_$2" ;;
-    kept) ;;
+    kept)
+        now=$(piece "state_$2" | digest)
+        [ "$now" = "$(cat "$JOURNAL/$2/now" 2>/dev/null || say "$now")" ] || [ "$now" = "$3" ] || drifted "$4"
+        ;;
     esac
 }
 
@@ -249,116 +247,6 @@ undone() { # ends the program: all that was done is undone
 
 release() { unhook_boot && rm -f "$BASE/pending"; }
 tidy() { [ "$(cat "$BASE/pending" 2>/dev/null)" != "$ID" ] || release; } # whoever came to an end died over this
-
-# ---- the undo that is armed before the first change
-
-hook_boot() { # a reboot before the confirm undoes all, before services start where systemd runs
-    if [ -d "$ROOT/run/systemd/system" ]; then
-        for when in early late; do
-            boot_unit $when >"$ROOT/etc/systemd/system/donjon-revert-$when.service" || return 1
-        done
-        for link in sysinit.target.wants/donjon-revert-early multi-user.target.wants/donjon-revert-late; do
-            mkdir -p -m 755 "$ROOT/etc/systemd/system/${link%/*}" &&
-                ln -sf "../${link##*/}.service" "$ROOT/etc/systemd/system/$link.service" || return 1
-        done
-    elif script=$(rc_local); then
-        sed "1a\\
-sh '$JOURNAL/plan.sh' boot late $MARK" "$script" | retext "$script" && grep -q "$MARK" "$script"
-    elif [ -d "$ROOT/etc/cron.d" ]; then
-        say "@reboot root sh '$JOURNAL/plan.sh' boot late $MARK" >"$ROOT/etc/cron.d/donjon-revert"
-    else
-        return 1
-    fi && sync
-}
-
-unhook_boot() {
-    for place in systemd/system/sysinit.target.wants/donjon-revert-early systemd/system/multi-user.target.wants/donjon-revert-late \
-        systemd/system/donjon-revert-early systemd/system/donjon-revert-late; do
-        rm -f "$ROOT/etc/$place.service"
-    done
-    rm -f "$ROOT/etc/cron.d/donjon-revert"
-    if script=$(rc_local); then
-        rm -f "$script.donjon-new"
-        ! grep -q "$MARK" "$script" || sed "/$MARK/d" "$script" | retext "$script"
-    fi
-    sync
-}
-
-rc_local() {
-    for name in rc.d/rc.local rc.local; do
-        if [ -x "$ROOT/etc/$name" ] && [ ! -L "$ROOT/etc/$name" ]; then say "$ROOT/etc/$name"; return 0; fi
-    done
-    return 1
-}
-
-retext() { # FILE: gets the text on standard input; its attributes stay
-    keep "$1" "$1.donjon-new" && cat >"$1.donjon-new" && [ -s "$1.donjon-new" ] && into_place "$1.donjon-new" "$1"
-}
-
-boot_unit() { # early or late
-    say '[Unit]'
-    say "Description=Undo of what donjon changed and nobody confirmed ($1)"
-    say "ConditionPathExists=$JOURNAL/plan.sh"
-    say "RequiresMountsFor=/var/lib/donjon"
-    if [ "$1" = early ]; then
-        say 'DefaultDependencies=no'
-        say 'After=local-fs.target'
-        say 'Before=sysinit.target network-pre.target shutdown.target'
-        say 'Conflicts=shutdown.target'
-    else
-        say 'After=network.target libvirtd.service virtqemud.service ssh.service sshd.service nftables.service firewalld.service'
-    fi
-    say '[Service]'
-    say 'Type=oneshot'
-    say "ExecStart=/bin/sh $JOURNAL/plan.sh boot $1"
-}
-
-arm() { # S: from now on somebody else undoes it, whatever becomes of us
-    rm -f "$JOURNAL/deadman"
-    if [ -d /run/systemd/system ] && command -v systemd-run >/dev/null 2>&1 &&
-        systemd-run --quiet --unit="donjon-harden-$ID-$$" --setenv="DONJON_ROOT=$ROOT" \
-            /bin/sh "$JOURNAL/plan.sh" deadman "$1" >/dev/null 2>&1; then
-        :
-    elif command -v setsid >/dev/null 2>&1; then
-        (trap '' HUP && exec setsid sh "$JOURNAL/plan.sh" deadman "$1" </dev/null >/dev/null 2>&1) &
-    else
-        return 1
-    fi
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        if runs "$(recorded deadman)"; then return 0; fi
-        sleep 0.1 2>/dev/null || sleep 1
-    done
-    return 1
-}
-
-deadman() { # S: undoes all if nobody confirms so long, or if whoever decides or applies dies over it
-    left=$1 limit=$LONGEST_APPLY_S
-    record deadman $$
-    while :; do
-        decision=$(recorded decision)
-        if [ -n "$decision" ]; then runs "${decision#* }" || break
-        elif [ "$(recorded status)" = waiting ]; then left=$((left - 1))
-        else limit=$((limit - 1)); runs "$(recorded apply)" || [ "$(recorded status)" = waiting ] || break
-        fi
-        [ "$left" -ge 0 ] && [ "$limit" -ge 0 ] || break
-        sleep 1
-    done
-    [ "$limit" -ge 0 ] || kill -9 -- "-$(recorded apply)" 2>/dev/null
-    finish || { sleep 5; undo_all; }
-}
-
-finish() { # what was decided; if nothing was, it is undone
-    case $(recorded status) in '' | confirmed | reverted) tidy; return 0 ;; esac
-    decide revert
-    case $(recorded decision) in
-    confirm*) make_permanent || undo_all ;;
-    revert*) undo_all ;;
-    esac
-}
-
-make_permanent() {
-    record status confirming && run_steps $((LAST + 1)) "$TOTAL" && record status confirmed && release
-}
 
 # ---- verbs
 

@@ -101,7 +101,7 @@ def bundle_of(machine: Machine) -> Bundle:
         machine.files,
         frozenset(machine.absent),
         machine.refused,
-        Paths({path: _path(path, text) for path, text in machine.paths.items()}, machine.looked),
+        Paths({path: _path(path, text) for path, text in machine.paths.items()}, machine.looked, machine.refused),
     )
 
 

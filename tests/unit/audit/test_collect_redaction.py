@@ -88,7 +88,7 @@ def redacted(program: str, text: str, folder: Path, *awk: str) -> str:
     source, into = folder / "text", folder / "into"
     source.write_text(text)
     (into / str(folder).lstrip("/")).mkdir(parents=True, exist_ok=True)
-    words = ["-v", f"folder={into}/", "-v", "bytes=1000000", program, source]
+    words = ["-v", f"folder={into}/", "-v", "bytes=1000000", program, str(source)]
     subprocess.run([*(awk or ("awk",)), *words], check=True, capture_output=True)
     return (into / str(source).lstrip("/")).read_text()
 
@@ -114,11 +114,11 @@ def test_private_keys_are_blanked_and_certificates_are_not(end: str, redactor: s
 
 def test_a_package_called_passwd_keeps_its_version(redactor: str, tmp_path: Path) -> None:
     """Outputs of probes have no leading slash in their names."""
-    (tmp_path / "packages.out").write_text("passwd 1:4.13\npasswd\t1:4.13\n")
+    (tmp_path / "packages.out").write_text("passwd 1:4.13\nbase-passwd\t1:4.13\n")
     (tmp_path / "into").mkdir()
     words = ["-v", "folder=into/", "-v", "bytes=1000", redactor, "packages.out"]
     subprocess.run(["awk", *words], cwd=tmp_path, check=True)
-    assert (tmp_path / "into" / "packages.out").read_text() == "passwd 1:4.13\npasswd\t1:4.13\n"
+    assert (tmp_path / "into" / "packages.out").read_text() == "passwd 1:4.13\nbase-passwd\t1:4.13\n"
 
 
 @pytest.mark.parametrize("awk", AWKS)

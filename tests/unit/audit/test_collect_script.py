@@ -63,7 +63,7 @@ def tree(tmp_path: Path) -> Path:
 def test_probes_files_and_looks_arrive_whatever_the_shell(shell: str, tree: Path, tmp_path: Path) -> None:
     fragment = f"""
         probe hello 5 printf '%s|\\n' "a b" "c'd"
-        shell piece 5 'echo out; echo err >&2; exit 3'
+        shell piece 5 'echo out $#; echo err >&2; exit 3'
         probe nothing 5 no-such-program --x
         copy {tree}/main.conf '{tree}/conf.d/*.conf' {tree}/absent.conf {tree}/empty.conf
         look -d 2 {tree} {tree}/absent
@@ -71,7 +71,7 @@ def test_probes_files_and_looks_arrive_whatever_the_shell(shell: str, tree: Path
     bundle = collected(fragment, tmp_path, *SHELLS[shell])
     assert bundle.output("hello") == Known("a b|\nc'd|\n", "cmd/hello")
     piece = bundle.commands["piece"]
-    assert (piece.rc, piece.out, piece.err) == (3, "out\n", "err\n")
+    assert (piece.rc, piece.out, piece.err) == (3, "out 0\n", "err\n")
     assert bundle.output("nothing") == Absent("cmd/nothing")
     strange = f"{tree}/conf.d/b='x y\n\"$(id)\\é.conf"
     assert bundle.files == {
@@ -96,6 +96,20 @@ def test_probes_files_and_looks_arrive_whatever_the_shell(shell: str, tree: Path
     assert bundle.manifest.host == os.uname().nodename
 
 
+def test_on_a_poor_host_it_works_too_and_what_cannot_be_told_is_unknown(tree: Path, tmp_path: Path) -> None:
+    """No setsid, no mktemp, a find without -printf, no stat."""
+    shims = tmp_path / "bin"
+    shims.mkdir()
+    for name in ("setsid", "mktemp", "stat", "find"):
+        (shims / name).write_text("#!/bin/sh\nexit 1\n")
+        (shims / name).chmod(0o755)
+    fragment = f"probe next 5 echo here\ncopy {tree}/main.conf\nlook {tree}/main.conf"
+    bundle = collected(fragment, tmp_path, env={"PATH": f"{shims}:{os.environ['PATH']}"})
+    assert bundle.output("next") == Known("here\n", "cmd/next")
+    assert bundle.files == {f"{tree}/main.conf": "a = 1\n"}
+    assert bundle.paths.at(f"{tree}/main.conf") == Unknown(f"{tree}/main.conf: neither find nor stat can tell")
+
+
 def test_what_does_not_end_in_time_is_stopped_with_all_it_started_and_is_unknown(tmp_path: Path) -> None:
     began = time.monotonic()
     bundle = collected("shell slow 0 'echo begun; sleep 987 | sleep 987'\nprobe next 5 echo here", tmp_path)
@@ -107,7 +121,7 @@ def test_what_does_not_end_in_time_is_stopped_with_all_it_started_and_is_unknown
 
 
 def test_what_is_too_large_is_unknown_and_not_cut(tmp_path: Path) -> None:
-    (tmp_path / "large").write_text("x\n" * 600_000)
+    (tmp_path / "large").write_text(("x" * 600 + "\n") * 2_000)
     fragment = f"shell much 5 'yes {LINE} | head -c 5000000'\ncopy {tmp_path}/large\nprobe next 5 echo here"
     bundle = collected(fragment, tmp_path)
     assert isinstance(bundle.output("much"), Unknown)
@@ -127,6 +141,22 @@ def test_files_of_secrets_stay_on_the_host(name: str, tmp_path: Path) -> None:
     bundle = collected(f"copy '{tmp_path}/*'", tmp_path)
     assert bundle.text(f"{tmp_path}/{name}") == Unknown(f"{tmp_path}/{name}: secrets stay on the host")
     assert isinstance(bundle.texts(f"{tmp_path}/*"), Unknown)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_no_secret_is_in_what_leaves_the_host(shell: str, tmp_path: Path) -> None:
+    """Wherever it was printed: in a file, on standard output, on standard error."""
+    (tmp_path / "vm.cfg").write_text("vfb = ['vnc=1,vncpasswd=hunter2']\n")
+    fragment = f"""
+        copy {tmp_path}/vm.cfg
+        shell both 5 'echo "passwd=hunter2"; echo "cannot open smb://me:hunter2@host" >&2'
+        probe key 5 printf '%s\\n' '-----BEGIN PRIVATE KEY-----' hunter2 '-----END PRIVATE KEY-----'
+    """
+    script = assembled([fragment]).encode()
+    done = subprocess.run([*SHELLS[shell], "-s"], input=script, capture_output=True, check=True)
+    assert b"hunter2" in script
+    assert b"hunter2" not in done.stdout + done.stderr
+    assert read_bundle(io.BytesIO(done.stdout)).commands["both"].out == "passwd=[blanked]\n"
 
 
 @pytest.mark.root

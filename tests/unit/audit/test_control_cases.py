@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from donjon.audit.catalogue import catalogue
-from donjon.audit.control import rules
+from donjon.audit.controls import rules
 from donjon.audit.judge import BROKEN_RULE
 from tests.unit.audit.control_cases import Case, all_cases, results_of
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,14 +110,27 @@ def test_a_plan_is_applied_and_rolled_back_to_the_very_bytes_and_modes(busy_host
     assert busy_host.snapshot() == before
 
 
-def test_a_host_that_has_changed_since_is_left_alone(host: ScratchHost) -> None:
-    plan = host.plan(EVERYTHING_BUT_COMMANDS)
-    host.at("/etc/key").chmod(0o660)
-    before = host.snapshot()
-    with pytest.raises(RefusedError, match="permissions of /etc/key is not as it was"):
-        apply(plan, host.runner)
-    assert host.snapshot() == before
-    assert pending(host.runner) == ()
+@pytest.mark.parametrize(
+    ("changed", "path", "mode", "says"),
+    [
+        ("text", CONF, 0o640, f"when this was planned: {CONF}"),
+        ("text", "/etc/donjon.d/10-new.conf", 0o600, "planned: /etc/donjon.d/10-new.conf"),
+        ("text", "/etc/knob", 0o644, "planned: turn it"),
+        ("text", "/etc/vm.xml", 0o644, "planned: guest"),
+        ("secret\xff\x00", "/etc/key", 0o660, "planned: permissions of /etc/key"),
+        ("text", "/etc/machine-id", 0o644, "another host"),
+    ],
+)
+def test_a_host_that_has_changed_since_is_left_alone(
+    busy_host: ScratchHost, changed: str, path: str, mode: int, says: str
+) -> None:
+    plan = busy_host.plan(EVERYTHING)
+    busy_host.write(path, changed, mode)
+    before = busy_host.snapshot()
+    with pytest.raises(RefusedError, match=says):
+        apply(plan, busy_host.runner)
+    assert busy_host.snapshot() == before
+    assert pending(busy_host.runner) == ()
 
 
 def test_a_guarded_change_needs_a_confirm_from_another_connection(busy_host: ScratchHost) -> None:
@@ -179,11 +193,34 @@ def test_one_plan_waits_at_a_time(host: ScratchHost) -> None:
     assert apply(second, host.runner) is State.CONFIRMED
 
 
-def test_a_rollback_spares_what_somebody_changed_since(host: ScratchHost) -> None:
-    plan = host.plan(EVERYTHING_BUT_COMMANDS)
-    apply(plan, host.runner)
-    host.write(CONF, "mine now\n")
-    with pytest.raises(RefusedError, match=f"{CONF} is not as it was"):
-        rollback(plan.id, host.runner)
-    assert host.at(CONF).read_text() == "mine now\n"
-    assert host.at("/etc/donjon.d/10-new.conf").exists()
+@pytest.mark.parametrize("path", [CONF, "/etc/knob", "/etc/vm.xml"])
+def test_a_rollback_spares_what_somebody_changed_since(busy_host: ScratchHost, path: str) -> None:
+    plan = busy_host.plan(EVERYTHING)
+    apply(plan, busy_host.runner)
+    busy_host.write(path, "mine now\n")
+    with pytest.raises(RefusedError, match="not as it was when this was planned"):
+        rollback(plan.id, busy_host.runner)
+    assert busy_host.at(path).read_text() == "mine now\n"
+    assert busy_host.at("/etc/donjon.d/10-new.conf").exists()
+
+
+def test_a_daemon_whose_restart_ends_a_guest_is_put_back(
+    host: ScratchHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    virsh = tmp_path / "bin/virsh"
+    virsh.parent.mkdir()
+    virsh.write_text('#!/bin/sh\ncat "$ROOT/etc/guests"\n')
+    virsh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{virsh.parent}:/usr/bin:/bin")
+    before = host.snapshot()
+    for restart, outcome in (("true", State.CONFIRMED), (": >$ROOT/etc/guests", State.REVERTED)):
+        host.write("/etc/guests", "web\n")
+        plan = host.plan(Change(outcome.value, EVERYTHING.wants[:1], activate=(f"with_guests eval '{restart}'",)))
+        with suppress(HostError):
+            apply(plan, host.runner)
+        assert pending(host.runner)[0].state is outcome
+        if outcome is State.CONFIRMED:
+            rollback(plan.id, host.runner)
+            host.at("/var/lib/donjon/harden").rename(host.root / "var/lib/donjon/seen")
+    host.at("/etc/guests").unlink()
+    assert host.snapshot() == before

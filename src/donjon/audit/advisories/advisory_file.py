@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -134,9 +135,9 @@ def _read_source(path: Path) -> tuple[Feed, ...] | set[str]:
             if limited.peek(4096).lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"<"):
                 return read_oval(limited.read, dated)
             return _read_json(limited.read_all(), dated)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise HostError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read advisories of {path}: {error}") from error
 
 

@@ -89,11 +89,8 @@ def read_csaf(text: bytes, dated: date) -> tuple[Feed, ...]:
     Raises:
         ValueError: it is not CSAF.
     """
-    try:
-        csaf = msgspec.json.decode(text, type=_Csaf)
-        products = {one.product_id: one for one in _products(csaf.product_tree.branches, 0)}
-    except RecursionError as error:
-        raise ValueError("its branches are too deep") from error
+    csaf = msgspec.json.decode(text, type=_Csaf)
+    products = {one.product_id: one for one in _products(csaf.product_tree.branches, 0)}
     where = {one.full_product_name.product_id: one for one in csaf.product_tree.relationships}
     cves: dict[tuple[str, str, str], set[str]] = {}
     for one in csaf.vulnerabilities:

@@ -9,9 +9,9 @@ from datetime import date
 import msgspec
 from msgspec import Struct
 
-from donjon.audit.advisories.versions import compare
 from donjon.audit.facts.packages import Package
 from donjon.audit.facts.platform import Release
+from donjon.audit.package_versions import compare
 from donjon.audit.verdict import Severity
 
 ADVISORIES_SCHEMA = 1

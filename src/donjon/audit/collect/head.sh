@@ -39,7 +39,7 @@ watcher=
 running=
 cleanup() {
     [ -z "$watcher" ] || kill "$watcher" 2>/dev/null
-    [ -z "$running" ] || stop TERM "$running"
+    [ -z "$running" ] || stop TERM $!
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -55,14 +55,19 @@ mkdir "$raw" "$bundle" "$bundle/cmd" "$bundle/look" "$bundle/root" || exit 3
 : >"$bundle/refused"
 : >"$work/now"
 
-# A session of its own for every probe, so that all it starts can be stopped with it.
-if setsid true 2>/dev/null; then session=setsid; else session=; fi
 if find / -maxdepth 0 -printf '' >/dev/null 2>&1; then how=find
 elif stat -c %f / >/dev/null 2>&1; then how=stat
 else how=none; fi
 
-stop() { # SIGNAL PID: it and what it started
-    kill -s "$1" -- "-$2" 2>/dev/null || kill -s "$1" "$2" 2>/dev/null
+family() { # PID: it and all it started
+    echo "$1"
+    cat /proc/[0-9]*/stat 2>/dev/null | awk -v top="$1" '
+        { pid = $1; sub(/^.*[)] . /, ""); parent[pid] = $1 }
+        END { for (pid in parent) { one = parent[pid]; while (one > 1 && one != top) one = parent[one]; if (one == top) print pid } }'
+}
+
+stop() { # SIGNAL PID: it and all it started
+    kill -s "$1" $(family "$2") 2>/dev/null
 }
 
 # Beside everything: stops what takes too long, tells the collector to go on without what cannot be stopped (a dead
@@ -72,10 +77,14 @@ watch() {
     elapsed=0
     while sleep 1; do
         elapsed=$((elapsed + 1))
-        kill -0 $$ 2>/dev/null || { rm -rf "$work"; exit; }
         [ "$elapsed" -lt "$TOTAL_S" ] || : >"$work/over"
         job=
         read -r job limit child <"$work/now"
+        if ! kill -0 $$ 2>/dev/null; then
+            [ -z "$job" ] || stop KILL "$child"
+            rm -rf "$work"
+            exit
+        fi
         [ -n "$job" ] || continue
         [ "$job" = "$last" ] || { last=$job; age=0; }
         age=$((age + 1))
@@ -96,14 +105,15 @@ guard() { # SECONDS COMMAND...: its exit code, or 124 if it had to be stopped
     number=$((number + 1))
     seconds=$1
     shift
+    running=yes
     (
         trap - EXIT
         ulimit -f "$SCRATCH_BLOCKS" 2>/dev/null
         "$@"
     ) &
-    running=$!
-    echo "$number $seconds $running" >"$work/now"
-    wait "$running" 2>/dev/null
+    child=$!
+    echo "$number $seconds $child" >"$work/now"
+    wait "$child" 2>/dev/null
     rc=$?
     running=
     : >"$work/now"
@@ -117,7 +127,8 @@ probe() { # NAME SECONDS COMMAND [ARG...]
     shift 2
     probes="$probes,\"$name\""
     if command -v "$1" >/dev/null 2>&1; then
-        guard "$limit" exec $session "$@" >"$raw/$name.out" 2>"$raw/$name.err"
+        [ "$1" = alone ] || set -- exec "$@"
+        guard "$limit" "$@" >"$raw/$name.out" 2>"$raw/$name.err"
         echo $? >"$bundle/cmd/$name.rc"
     else
         echo "there is no $1" >"$raw/$name.err"
@@ -126,8 +137,14 @@ probe() { # NAME SECONDS COMMAND [ARG...]
     fi
 }
 
-shell() { # NAME SECONDS TEXT
-    probe "$1" "$2" sh -c "$3"
+alone() { # TEXT: without arguments, as `sh -c` runs it
+    words=$1
+    shift
+    eval "$words"
+}
+
+shell() { # NAME SECONDS TEXT: in a subshell, which is cheaper than a shell
+    probe "$1" "$2" alone "$3"
 }
 
 refuse() { # PATH REASON
@@ -229,22 +246,54 @@ seen() { # DEPTH PATH...
     return "${bad:-0}"
 }
 
+# Paths are kept by depth and looked at together in the end: a process for each would cost most of all.
 look() { # [-d DEPTH] PATH...
     depth=0
     if [ "$1" = -d ]; then
         depth=$2
         shift 2
     fi
-    looks=$((looks + 1))
     IFS=
-    set -- $@
+    for path in $@; do
+        case $path in
+            *"$newline"*) refuse "$path" "a newline in its name" ;;
+            *) printf '%s\n' "$path" >>"$work/look.$depth" ;;
+        esac
+    done
     IFS=$plain_ifs
-    printf '%s\0' "$depth" "$@" >"$bundle/look/$looks.asked"
-    echo "$how" >"$bundle/look/$looks.how"
+}
+
+looked() { # DEPTH SECONDS PATH...: 0 if it could be seen what is there
+    looks=$((looks + 1))
+    place=$bundle/look/$looks
+    depth=$1
+    seconds=$2
+    shift 2
+    printf '%s\0' "$depth" "$@" >"$place.asked"
+    echo "$how" >"$place.how"
     if [ "$how" = none ]; then
-        echo 127 >"$bundle/look/$looks.rc"
-    else
-        guard 5 seen "$depth" "$@" >"$bundle/look/$looks.found" 2>"$bundle/look/$looks.err"
-        echo $? >"$bundle/look/$looks.rc"
+        echo 127 >"$place.rc"
+        return
     fi
+    guard "$seconds" seen "$depth" "$@" >"$place.found" 2>"$place.err"
+    rc=$?
+    echo "$rc" >"$place.rc"
+    [ "$rc" -le 1 ]
+}
+
+look_now() {
+    for list in "$work"/look.*; do
+        [ -e "$list" ] || continue
+        depth=${list##*.}
+        IFS=$newline
+        set -f
+        set -- $(sort -u "$list")
+        set +f
+        IFS=$plain_ifs
+        looked "$depth" 10 "$@" && continue
+        rm -f "$bundle/look/$looks".*
+        for path; do
+            looked "${list##*.}" 2 "$path"
+        done
+    done
 }

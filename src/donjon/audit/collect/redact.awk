@@ -23,7 +23,7 @@ BEGIN {
     setting = names quote "[ \t]*[+:]?[=:][ \t]*"
     element = "<" names "([ \t][^>]*)?>"
     list = "[(]" names "[ \t]+"
-    option = "--?" names "[ \t]+"
+    option = "(^|[ \t\"\047])--?" names "[ \t]+"
     word = "^[ \t#;]*" names "[ \t]+"
     key = "^[ \t#;]*key[ \t]*=[ \t]*"
     hint = "pass|pwd|pw|secret|token|authtok|psk|pin|key|credential|community|authorization|cookie"
@@ -128,6 +128,7 @@ function keeps(name, value,   end, plain) {
     sub(/[\\"\047 \t]*[+:]?[=:][ \t]*$/, "", end)
     if (end ~ /(nopasswd|bypass|loadcredential|importcredential|spin)$/) return 1
     if (speaks_of_passwd && name !~ /=[ \t]*$/) return 1
+    if (value ~ /^["\047]?[(]set[)]/) return 1
     plain = tolower(value)
     sub(/[ \t\r,;>].*$/, "", plain)
     if (plain ~ /^(yes|no|true|false|on|off|none|null|files|compat|sss)$/) return 1

@@ -8,6 +8,7 @@ spoilt() { # FILE CODE: a probe's output that cannot be brought whole is as good
     echo "$1: $why" >"$bundle/cmd/$name.err"
 }
 
+look_now
 rm -f "$work/over"
 cd "$raw" || exit 3
 set -- *

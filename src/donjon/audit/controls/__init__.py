@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rules, a module for each area of the catalogue; importing this registers them all."""
 
+from __future__ import annotations
+
 from importlib import import_module
+
+from donjon.audit.control import Rule, registered
 
 AREAS = (
     "boot",
@@ -32,3 +36,8 @@ AREAS = (
 
 for _area in AREAS:
     import_module(f"donjon.audit.controls.{_area}")
+
+
+def rules() -> dict[str, Rule]:
+    """Control -> rule, for all that are implemented."""
+    return registered()

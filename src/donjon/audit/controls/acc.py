@@ -6,6 +6,7 @@ Those of sshd and of libvirt's and polkit's doors are in modules of their own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
@@ -292,10 +293,13 @@ def _after(process: Process, flag: str) -> str:
     return process.arguments[at] if 0 < at < len(process.arguments) else ""
 
 
+_DISK_FLAGS = ("-drive", "-hda", "-blockdev", "-cdrom")
+
+
 def _vm_key(process: Process) -> str:
     name = _after(process, "-name").removeprefix("guest=").partition(",")[0]
-    disks = [_after(process, flag) for flag in ("-drive", "-hda", "-blockdev", "-cdrom") if _after(process, flag)]
-    return name or (disks[0] if disks else f"{process.name} of UID {process.uid}")
+    disks = [re.sub(r".*\b(?:file|filename)=([^,]+).*", r"\1", _after(process, flag)) for flag in _DISK_FLAGS]
+    return name or next((disk for disk in disks if disk), f"{process.name} of UID {process.uid}")
 
 
 def _judge_vm(process: Process, host: Host, profile: Profile) -> Verdict:

@@ -15,7 +15,8 @@ from donjon.audit.facts.sshd import AuthorizedKey, MatchBlock, Options
 from donjon.audit.profile import Profile
 from donjon.audit.verdict import Severity, Verdict, each, failed, manual, not_applicable, passed, unknown
 
-NO_SERVER = "there is no ssh server here"
+UNITS = ("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "sshd")
+_OTHER_FILE = re.compile(r"\s-f\s*(?!/etc/ssh/sshd_config(\s|$))/")
 WEAK = {
     "ciphers": re.compile(r"3des|arcfour|blowfish|cast128|-cbc|^none$"),
     "macs": re.compile(r"^hmac-(md5|sha1|ripemd)|^none$"),
@@ -27,8 +28,8 @@ WEAK = {
 @control("ACC-05")
 def no_password_over_ssh(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: ARG001
     """A password can be guessed from anywhere; root's is worth the whole host."""
-    if isinstance(host.sshd.options, Absent):
-        yield not_applicable(NO_SERVER)
+    if why := _no_server(host):
+        yield not_applicable(why)
         return
     options = _in_force(host)
     yield _judge_passwords(options)
@@ -37,11 +38,26 @@ def no_password_over_ssh(host: Host, context: Context) -> Iterable[Verdict]:  # 
             yield verdict
 
 
+def _no_server(host: Host) -> str:
+    """Why no ssh server will let anybody in; "" if one runs, will be started, or that could not be seen."""
+    if isinstance(host.sshd.options, Absent):
+        return "there is no ssh server here"
+    processes, units = host.processes.all, host.units.all
+    if not isinstance(processes, Known) or isinstance(units, Unknown):
+        return ""
+    started = isinstance(units, Known) and any(
+        name in units.value and (units.value[name].starts or units.value[name].active) for name in UNITS
+    )
+    if started or any(one.name.startswith("sshd") for one in processes.value):
+        return ""
+    return "the ssh server does not run, and nothing starts it"
+
+
 def _in_force(host: Host) -> Options:
     """The settings, unless the server was started with others."""
     if isinstance(host.processes.all, Known):
         for process in host.processes.all.value:
-            if process.name == "sshd" and "-f" in process.arguments:
+            if process.name == "sshd" and _OTHER_FILE.search(" ".join(process.arguments)):
                 return need(Unknown("sshd runs with settings of its own (-f), which were not looked at"))
     return need(host.sshd.options)
 
@@ -96,8 +112,8 @@ def _judge_match(block: MatchBlock, everywhere: Options) -> Verdict | None:
 @control("ACC-06")
 def ssh_cryptography_is_current(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: ARG001
     """Broken algorithms stay on for clients that nobody has any more."""
-    if isinstance(host.sshd.options, Absent):
-        yield not_applicable(NO_SERVER)
+    if why := _no_server(host):
+        yield not_applicable(why)
         return
     options = _in_force(host)
     old = 1 if "O" in need(host.platform.kinds) else 0
@@ -123,8 +139,8 @@ def ssh_cryptography_is_current(host: Host, context: Context) -> Iterable[Verdic
 @control("ACC-07")
 def ssh_surface_is_small(host: Host, context: Context) -> Iterable[Verdict]:
     """What sshd offers besides a shell leads further into the management network."""
-    if isinstance(host.sshd.options, Absent):
-        yield not_applicable(NO_SERVER)
+    if why := _no_server(host):
+        yield not_applicable(why)
         return
     options = _in_force(host)
     yield from _judge_surface(options)

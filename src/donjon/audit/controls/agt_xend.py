@@ -58,10 +58,11 @@ def counter_example(pattern: str) -> str:
         compiled = re.compile(pattern)
     except re.error:
         return ""
-    plain = re.sub(r"\\(.)", r"\1", pattern.strip("^$"))
-    tail = plain.lstrip(".*+?")
-    tries = [f"{plain}0", f"{plain}.evil.example", f"evil{tail}", f"{plain}evil.example", "evil.example", plain]
-    return next((one for one in tries if one != "" and compiled.match(one)), "")
+    body = pattern.strip("^$")
+    exact = re.sub(r"\\(.)", r"\1", body)
+    other = re.sub(r"\\(.)|\.[*+]?", lambda part: part[1] or ("evil" if len(part[0]) > 1 else "x"), body)
+    tries = [*([other] if "evil" in other else []), f"{exact}0", f"{exact}.evil.example", other, exact]
+    return next((one for one in tries if compiled.match(one)), "")
 
 
 @control("AGT-07")

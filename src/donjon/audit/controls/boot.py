@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from donjon.audit.bundle import PathInfo
 from donjon.audit.control import Context, control
 from donjon.audit.controls.command_lines import is_xen
+from donjon.audit.controls.parts import all_parts
 from donjon.audit.fact import Absent, Fact, Known, Unknown, need
 from donjon.audit.facts.boot import BootLoader, BootMenu, BootOption
 from donjon.audit.facts.host import Host
@@ -206,17 +207,19 @@ def _kind(option: BootOption) -> str:
 @control("BOOT-10")
 def consoles_need_login(host: Host, context: Context) -> Iterable[Verdict]:
     """Who reaches a console does not reach a shell."""
-    lines = need(host.boot.consoles, absent=())
-    bad = [line for line in lines if _opens(line.text)]
-    for line in bad:
-        yield failed(f"a console logs in without a password: {line.path}", line.path, line=line.text, place=line.place)
-    rescue = [line for line in lines if re.search(r"/(emergency|rescue)\.service", line.path) and _is_bare(line.text)]
-    for line in rescue:
-        yield failed("the rescue shell asks for no password", line.path, line=line.text, place=line.place)
-    others = [*_debug_shell(host), *_inittab(host), *_xen_console(host, context)]
-    yield from others
-    if not bad and not rescue and not others:
+    found = list(all_parts(_units(host), _debug_shell(host), _inittab(host), _xen_console(host, context)))
+    yield from found
+    if not found:
         yield passed("every console asks for a password")
+
+
+def _units(host: Host) -> Iterator[Verdict]:
+    for line in need(host.boot.consoles, absent=()):
+        if _opens(line.text):
+            summary = f"a console logs in without a password: {line.path}"
+            yield failed(summary, line.path, line=line.text, place=line.place)
+        elif re.search(r"/(emergency|rescue)\.service", line.path) and _is_bare(line.text):
+            yield failed("the rescue shell asks for no password", line.path, line=line.text, place=line.place)
 
 
 def _opens(line: str) -> bool:

@@ -14,6 +14,7 @@ from donjon.audit.controls import cfg_guests  # noqa: F401 -- its rules are regi
 from donjon.audit.controls.modes import ancestors, not_roots_alone, others_read, others_write
 from donjon.audit.fact import Absent, Known, Unknown, need
 from donjon.audit.facts.baseline import Hook
+from donjon.audit.facts.domain import Domain
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.libvirt import Settings
 from donjon.audit.profile import Profile
@@ -242,7 +243,11 @@ def _judge_drift(path: str, approved: str | None, hashes: dict[str, str]) -> Ver
 @control("CFG-11")
 def no_way_is_open_to_all(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: ARG001
     """Who can rename a directory above an image, a file or a socket puts their own in its place."""
-    sources = [disk.source for vm in need(host.domains.all) for disk in vm.disks if disk.source.startswith("/")]
+    vms = host.domains.all
+    if isinstance(vms, Unknown):
+        yield unknown(f"where images are could not be seen: {vms.reason}", "images")
+    known = vms.value if isinstance(vms, Known) else ()
+    sources = [disk.source for vm in known for disk in vm.disks if disk.source.startswith("/")]
     folders = {one for path in (*CONFIG_FOLDERS, *sources) for one in ancestors(path)}
     folders |= {one for one in CONFIG_FOLDERS if isinstance(host.paths.at(one), Known)}
     yield from each(sorted(folders), lambda one: _judge_folder(host.paths, one), subject=lambda one: one, none="")
@@ -264,14 +269,18 @@ def _judge_folder(paths: Paths, folder: str) -> Verdict:
 @control("CFG-12")
 def control_sockets_are_private(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: ARG001
     """Who can connect to a guest's monitor owns the guest."""
-    wanted = dict(_named_sockets(host))
+    vms = host.domains.all
+    if isinstance(vms, Unknown):
+        yield unknown(f"which sockets VMs have could not be seen: {vms.reason}", "VMs")
+    wanted = dict(_named_sockets(vms.value if isinstance(vms, Known) else ()))
     kinds = need(host.platform.kinds)
     for folder in (one for kind in kinds for one in SOCKET_FOLDERS[kind]):
         below = host.paths.below(folder, 2)
         if isinstance(below, Unknown):
             yield unknown(below.reason, folder)
     for path, info in host.paths.seen.items():
-        if info.kind == "s" and _CONTROL_SOCKET.search(path):
+        seen_twice = path.startswith("/var/run/") and path.removeprefix("/var") in host.paths.seen
+        if info.kind == "s" and _CONTROL_SOCKET.search(path) and not seen_twice:
             wanted.setdefault(path, "")
     yield from each(
         sorted(wanted),
@@ -287,9 +296,9 @@ _CONTROL_SOCKET = re.compile(
 )
 
 
-def _named_sockets(host: Host) -> Iterator[tuple[str, str]]:
+def _named_sockets(vms: tuple[Domain, ...]) -> Iterator[tuple[str, str]]:
     """Sockets that VMs name: channels and monitors, of libvirt and behind its back."""
-    for vm in need(host.domains.all):
+    for vm in vms:
         for channel in vm.channels if vm.running else ():
             if channel.kind == "unix" and channel.where.startswith("/"):
                 yield channel.where, vm.name

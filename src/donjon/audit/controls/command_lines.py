@@ -21,7 +21,7 @@ _BOOLEANS = {"no": "no off false disable 0", "yes": "yes on true enable 1"}
 _XEN = {word: name for name, words in _BOOLEANS.items() for word in words.split()}
 _XEN_LINE = re.compile(r"(?:multiboot2?|kernel)\s+(\S*/xen[^/\s]*)\s*(.*)")
 _LINUX_LINE = re.compile(
-    r"(?:(?:linux(?:16|efi)?|module2?|kernel)\s+\S*(?:vmlinu|linux|bzImage|kernel)\S*|options|kernelopts=)\s*(.*)"
+    r"(?:linux(?:16|efi)?\s+\S+|(?:module2?|kernel)\s+\S*(?:linu|bzImage|kernel)\S*|options|kernelopts=)\s*(.*)"
 )
 
 

@@ -23,7 +23,8 @@ class Port(Struct, frozen=True):
     """The host's side of a guest's card.
 
     `kind`: "plain" (a bridge on a card or bond), "access" (one VLAN, which the guest does not see), "trunk", "ignored"
-    (a VLAN that a plain bridge cannot honour); `vlans`: those of a trunk, () for all; `native`: its untagged one.
+    (a VLAN that a plain bridge cannot honour), "none" (no frame leaves QEMU); `vlans`: those of a trunk, () for all;
+    `native`: its untagged one.
     """
 
     kind: str
@@ -40,6 +41,8 @@ def port_of(host: Host, nic: NicFact) -> Port:
     """
     device, _ = switch_of(host, nic)
     vlans, native, trunk = _asked_for(host, nic)
+    if nic.kind == "user":
+        return Port("none", "QEMU itself")
     if nic.kind == "hostdev":
         return Port("access" if vlans else "plain", nic.source, vlans)
     if nic.port == "openvswitch" or _is_openvswitch(host, nic):
@@ -132,7 +135,7 @@ def _fits(host: Host, vm: Domain, nic: NicFact, tags: set[int], profile: Profile
     elif tags and port.kind == "plain":
         wrong = f"it tags VLAN {shown} on {port.where}, and so chooses any VLAN that the switch lets through"
         severity = Severity.HIGH if profile.multi_tenant else None
-    elif tags:
+    elif tags and port.kind == "access":
         wrong = f"it tags VLAN {shown} on {port.where}, which is an access port already"
     if wrong:
         yield failed(f"{vm.name}: {wrong}", severity=severity, nic=nic.mac, port=port.where, tags=shown)

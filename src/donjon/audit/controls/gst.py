@@ -172,7 +172,10 @@ def _all_arguments(host: Host, vm: Domain) -> Iterator[tuple[str, tuple[str, ...
     if vm.running and vm.origin == "libvirt":
         processes = need(host.processes.all)
         own = [one.arguments for one in processes if vm.uuid in one.arguments or one.pid == vm.pid]
-        yield from (("now", arguments) for arguments in own if any("qemu" in word for word in arguments[:1]))
+        emulators = [arguments for arguments in own if "qemu" in "".join(arguments[:1])]
+        if not emulators:
+            raise Unseen("it runs, but its process was not seen")
+        yield from (("now", arguments) for arguments in emulators)
 
 
 @control("GST-06")

@@ -41,6 +41,7 @@ def one_writer(host: Host, context: Context) -> Iterable[Verdict]:
                 approved = matches(disk.source, context.profile.allow.shared_disks)
                 if apart and (writes or others_write) and not approved:
                     yield _shared(host, vm, other_host, other, disk)
+        yield from _unread(host, vm, context.profile.limits.backing_chain)
         yield from _unseen(host, vm, [one for one in fleet if one is not host], domains)
 
     return each_vm(host, find, good="nobody else has its disks")
@@ -80,6 +81,15 @@ def _shared(host: Host, vm: Domain, other_host: Host, other: Domain, disk: DiskF
         other=f"{other.name}{where}",
         running="both" if both else "not both",
     )
+
+
+def _unread(host: Host, vm: Domain, limit: int) -> Iterator[Verdict]:
+    """A raw disk is all by itself; what another one is made of stands in its header."""
+    for disk in vm.disks:
+        if disk.source and disk.kind == "file" and disk.device == "disk" and disk.format != "raw":
+            chain = follow(host.images, disk.source, limit)
+            if chain.unseen:
+                yield unknown(f"what {disk.source} of {vm.name} is made of could not be seen: {chain.unseen}")
 
 
 def _unseen(host: Host, vm: Domain, others: list[Host], domains: dict[str, tuple[Domain, ...]]) -> Iterator[Verdict]:

@@ -53,18 +53,24 @@ def device_model_unprivileged(host: Host, _: Context) -> Iterable[Verdict]:
     if is_xen(host):
         yield from _of_guests(_running(host, "xl", "xm"), lambda guest: _judge_xen_model(guest, host))
         return
-    settings = need(host.libvirt.qemu, absent={})
-    user, sandbox = settings.get("user", ""), settings.get("seccomp_sandbox", -1)
-    if str(user) in ROOT:
-        yield failed("qemu.conf lets every guest run as root", user=user)
-    if sandbox == 0:
-        yield failed("qemu.conf switches off the filter of system calls", seccomp_sandbox=sandbox)
+    settings = list(_qemu_settings(host))
+    yield from settings
     running = _running(host, "libvirt")
     models = {model.pid: model for model in need(host.kernel.device_models)}
     if running:
         yield from _of_guests(running, lambda guest: _judge_model(guest, models))
-    elif str(user) not in ROOT and sandbox != 0:
-        yield passed("QEMU is set up to run without rights; no guest runs now", user=user or "the package's default")
+    elif not settings:
+        yield passed("QEMU is set up to run without rights; no guest runs now")
+
+
+def _qemu_settings(host: Host) -> Iterator[Verdict]:
+    """Of qemu.conf; what is not set is the package's default, which is an account of its own."""
+    settings = need(host.libvirt.qemu, absent={})
+    user = settings.get("user", "")
+    if str(user) in ROOT:
+        yield failed("qemu.conf lets every guest run as root", user=user)
+    if settings.get("seccomp_sandbox", -1) == 0:
+        yield failed("qemu.conf switches off the filter of system calls", seccomp_sandbox=0)
 
 
 def _judge_model(guest: Domain, models: dict[int, DeviceModel]) -> Verdict:
@@ -82,10 +88,10 @@ def _judge_model(guest: Domain, models: dict[int, DeviceModel]) -> Verdict:
 
 
 def _judge_xen_model(guest: Domain, host: Host) -> Verdict:
-    """PV and PVH guests have no device model, but for a PV guest's graphics."""
-    if guest.os_type != "hvm":
-        return not_applicable("a PV or PVH guest has no device model")
+    """PV and PVH guests have a device model for graphics only."""
     mine = [process for process in need(host.processes.all) if _serves(process.arguments, guest.name)]
+    if not mine and guest.os_type != "hvm":
+        return not_applicable("it has no device model")
     if not mine:
         return unknown(f"the device model of {guest.name} could not be seen")
     if all(process.uid != 0 for process in mine):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from donjon.audit.control import Context, control
+from donjon.audit.controls.parts import all_parts
 from donjon.audit.fact import Known, Unknown, need
 from donjon.audit.facts.domains import Domain
 from donjon.audit.facts.host import Host
@@ -95,9 +96,9 @@ def _security_module(host: Host) -> str:
 @control("HYP-18")
 def supported_features(host: Host, _: Context) -> Iterable[Verdict]:
     """Nothing is in use for which upstream publishes no security fixes."""
-    hits = [*_of_the_host(host), *(hit for guest in need(host.domains.all) for hit in _of_the_guest(guest))]
-    yield from hits
-    if not hits:
+    found = list(all_parts(_of_the_host(host), _of_processes(host), _of_guests(host)))
+    yield from found
+    if not found:
         yield passed("only features that upstream supports are in use", guests=len(need(host.domains.all)))
 
 
@@ -109,11 +110,19 @@ def _of_the_host(host: Host) -> Iterator[Verdict]:
         yield _unsupported("Xen lets guests have several memory maps (altp2m)", PREVIEW, "altp2m")
     if isinstance(host.xen.flask, Known) and host.xen.flask.value != "Disabled":
         yield failed("Flask is on, which upstream calls experimental; SILO is supported", "flask", lower=1)
+
+
+def _of_processes(host: Host) -> Iterator[Verdict]:
     running = {process.name for process in need(host.processes.all)}
     if "gdbsx" in running:
         yield _unsupported("gdbsx debugs a guest", NOT_SUPPORTED, "gdbsx")
     if running & {"tapdisk", "tapdisk2"}:
         yield _unsupported("disks are served by blktap2", DEPRECATED, "blktap2")
+
+
+def _of_guests(host: Host) -> Iterator[Verdict]:
+    for guest in need(host.domains.all):
+        yield from _of_the_guest(guest)
 
 
 def _of_the_guest(guest: Domain) -> Iterator[Verdict]:

@@ -23,7 +23,7 @@ from donjon.audit.facts.listeners import Listener
 from donjon.audit.facts.network import Link, guest_bridges
 from donjon.audit.facts.ruleset import Packet, simulate
 from donjon.audit.profile import Network
-from donjon.audit.verdict import Verdict, each, failed, passed, unknown
+from donjon.audit.verdict import Verdict, each, failed, not_applicable, passed, unknown
 
 _DHCP_AND_DNS = {("udp", 53), ("tcp", 53), ("udp", 67), ("udp", 547)}
 
@@ -91,6 +91,9 @@ def _networks(links: dict[str, Link]) -> list[str]:
 @control("NET-05")
 def no_open_address_on_guest_bridges(host: Host, context: Context) -> Iterable[Verdict]:
     """A guest finds nothing of the host on its bridge but what its network needs."""
+    if not guest_bridges(need(host.network.links)):
+        yield not_applicable("no guest's network card is in a bridge")
+        return
     around = surroundings(host, context)
     listeners = [one for one in need(host.listeners.all) if not is_local(one.address)]
     nat = {one.bridge for one in need(host.domains.networks, absent={}).values() if one.forward != "bridge"}

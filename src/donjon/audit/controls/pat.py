@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -73,11 +73,11 @@ def _waiting(host: Host, context: Context, *, virtualisation: bool) -> Verdict:
     if waiting:
         words = [_WORDS.get(one.severity.lower(), "low") for one in waiting if one.severity]
         severity = min(map(Severity, words), key=lambda one: one.rank) if words else None
-        updates, wait = ("updates", "wait") if len(waiting) > 1 else ("update", "waits")
+        said = _count(waiting, f"security update {of_what} waits", f"security updates {of_what} wait")
         return failed(
-            f"{len(waiting)} security {updates} {of_what} {wait}: {_list([_shown(one) for one in waiting])}",
+            f"{said}: {_list([_shown(one) for one in waiting])}",
             severity=severity,
-            packages=[f"{one.name} {one.installed} -> {one.offered}" for one in waiting],
+            packages=[_shown(one) for one in waiting],
             advisories=sorted({one.advisory for one in waiting} - {""}),
         )
     stale = _stale_metadata(host, context)
@@ -92,6 +92,14 @@ def _is_virtualisation(name: str) -> bool:
 
 def _shown(update: Update) -> str:
     return f"{update.name} {update.installed} -> {update.offered}"
+
+
+def _count(things: Sized, one: str, many: str) -> str:
+    return f"{len(things)} {one if len(things) == 1 else many}"
+
+
+def _holes(cves: Sized) -> str:
+    return _count(cves, "known vulnerability", "known vulnerabilities")
 
 
 def _list(words: list[str]) -> str:
@@ -154,7 +162,7 @@ def no_known_vulnerability(host: Host, context: Context) -> Iterable[Verdict]:
     unfixed = sorted({cve for one in found if not one.fixed for cve in one.cves})
     if unfixed:
         yield failed(
-            f"For {len(unfixed)} known vulnerabilities no fix is there yet: {_list(unfixed)}",
+            f"No fix is there yet for {_holes(unfixed)}: {_list(unfixed)}",
             "without a fix",
             severity=Severity.INFO,
             cves=unfixed,
@@ -169,7 +177,7 @@ def _of_package(source: str, found: list[Vulnerable]) -> Verdict:
     exploited = sorted({cve for one in found if one.exploited for cve in one.cves})
     attacked = f"; attackers use {', '.join(exploited)}" if exploited else ""
     return failed(
-        f"{source} {worst.installed} has {len(cves)} known vulnerabilities with a fix: {_list(cves)}{attacked}",
+        f"{source} {worst.installed} has {_holes(cves)} with a fix: {_list(cves)}{attacked}",
         source,
         severity=worst.severity,
         packages={one.package for one in found},
@@ -200,7 +208,7 @@ def no_xen_advisory_is_open(host: Host, context: Context) -> Iterable[Verdict]:
     missing = [one for one in xen_advisories().fixed_after(xen.release) if one not in known]
     if missing and not xen.extra.strip():
         yield failed(
-            f"Xen {xen.release} lacks the fixes of {len(missing)} advisories: {_list(missing)}",
+            f"Xen {xen.release} lacks the fixes of {_count(missing, 'advisory', 'advisories')}: {_list(missing)}",
             release=xen.release,
             advisories=missing,
             table=xen_advisories().dated,

@@ -10,13 +10,13 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from posixpath import basename
 
-from donjon.audit.advisories.versions import compare
 from donjon.audit.control import Context, control
 from donjon.audit.fact import need
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.packages import Package
 from donjon.audit.facts.processes import Process
 from donjon.audit.facts.updates import XenImage
+from donjon.audit.package_versions import compare
 from donjon.audit.verdict import Severity, Status, Verdict, each, failed, passed, unknown
 
 _DEB_KERNEL = re.compile(r"linux-image-(?P<release>\d\S*)")
@@ -31,6 +31,8 @@ _NOT_RESTARTABLE = frozenset({"xenstored", "oxenstored"})
 _CODE = ("/usr/", "/lib", "/opt/", "/bin/", "/sbin/")
 """Where code of packages is; memory files and shared memory are always "deleted"."""
 GONE = " (deleted)"
+EFI_BUILD_ID = 32
+"""Digits of the build id of a Xen that EFI started: the signature of its CodeView record."""
 _WORST = (Status.FAIL, Status.UNKNOWN, Status.PASS)
 
 
@@ -101,9 +103,10 @@ def hypervisor_is_the_newest(host: Host, _context: Context) -> Iterable[Verdict]
     if not xen.build_id:
         yield unknown(f"Xen {xen.release} does not tell its build id")
         return
-    images = need(host.updates.xen_images)
+    suffix = ".efi" if len(xen.build_id) == EFI_BUILD_ID else ".gz"
+    images = [one for one in need(host.updates.xen_images) if one.path.endswith(suffix)]
     if not images:
-        yield unknown("no hypervisor was found in /boot")
+        yield unknown(f"no hypervisor was found in /boot/xen-*{suffix}")
         return
     newest = max(images, key=_version_of_image)
     if not newest.build_id:

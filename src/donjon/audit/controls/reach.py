@@ -63,14 +63,20 @@ def reached_by(listener: Listener, around: Surroundings) -> Iterator[Reached]:
     for origin in around.origins:
         if not _same_family(listener.address, origin.address):
             continue
-        fate = simulate(around.ruleset, _packet(listener, origin))
-        if fate.answer != "blocked":
-            yield Reached(origin, fate.answer, fate.by)
+        for to in _destinations(listener, origin, around.links):
+            packet = Packet(origin.address, listener.port, origin.interface, listener.protocol, to)
+            fate = simulate(around.ruleset, packet)
+            if fate.answer != "blocked":
+                yield Reached(origin, fate.answer, fate.by)
 
 
-def _packet(listener: Listener, origin: Origin) -> Packet:
-    to = listener.address if not ip_address(listener.address).is_unspecified else ""
-    return Packet(origin.address, listener.port, origin.interface, listener.protocol, to)
+def _destinations(listener: Listener, origin: Origin, links: dict[str, Link]) -> list[str]:
+    """The address it listens on; if that is all of them, every one of the host's, for any is reached over any link."""
+    if not ip_address(listener.address).is_unspecified:
+        return [listener.address]
+    addresses = (ip_interface(text).ip for link in links.values() for text in link.addresses)
+    version = ip_address(origin.address).version
+    return [str(one) for one in addresses if one.version == version and not one.is_loopback]
 
 
 def _same_family(listens: str, source: str) -> bool:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from posixpath import dirname
 
 from donjon.audit.control import Context, control
 from donjon.audit.fact import need
@@ -15,7 +17,7 @@ from donjon.audit.verdict import Severity, Verdict, each, failed, not_applicable
 
 _GROUPS = ("root", "qemu", "kvm", "libvirt-qemu", "libvirt", "disk", "tss", "swtpm", "oracle", "nobody", "nogroup")
 _NO_IMAGE = "no VM names an image, and the folders of images are empty"
-_MEDIA = (".iso", ".fd", ".xml", ".img.sha256", ".txt")
+_MEDIA = (".iso", ".xml", ".txt", ".sha256")
 
 
 @control("STO-01")
@@ -25,6 +27,7 @@ def images_private(host: Host, _: Context) -> Iterable[Verdict]:
     public = {disk.source for vm in domains for disk in _disks(vm) if disk.device == "cdrom"}
     public |= {path for vm in domains for path in (vm.kernel, vm.initrd, vm.device_tree, vm.loader)}
     images = [one for one in files.values() if one.kind in {"f", "b"} and one.path not in public]
+    images = [one for one in images if not one.path.startswith("/usr/")]
     yield from each(
         [one for one in images if not one.path.endswith(_MEDIA) or one.mode & 0o002],
         _judge_mode,
@@ -54,13 +57,20 @@ def _judge_mode(one: ImageFile) -> Verdict:
 
 
 @control("STO-02")
-def folders_private(host: Host, _: Context) -> Iterable[Verdict]:
+def folders_private(host: Host, context: Context) -> Iterable[Verdict]:
     """Who may write to a folder swaps images in it; who may list it knows which guests there are."""
     files = need(host.images.files)
-    folders = [one for one in files.values() if one.kind == "d" and not one.path.startswith("/dev")]
-    yield from each(
-        folders, _judge_folder, subject=lambda one: one.path, none="there is no folder of images on this host"
-    )
+    disks = [disk for vm in need(host.domains.all) for disk in _disks(vm) if disk.kind == "file"]
+    places = {dirname(disk.source) for disk in disks if disk.source and disk.device in {"disk", "lun"}}
+    places |= {*context.profile.image_roots, *need(host.storage.pools, {}).values(), "/var/lib/libvirt/qemu/nvram"}
+    folders = [one for one in files.values() if one.kind == "d" and _is_place(one.path, places)]
+    none = "there is no folder of images on this host"
+    yield from each(folders, _judge_folder, subject=lambda one: one.path, none=none)
+
+
+def _is_place(path: str, places: set[str]) -> bool:
+    """A folder of images, or one of Oracle VM's below a repository."""
+    return path in places or bool(re.match(r"/OVS/Repositories/[^/]+/(VirtualDisks|Templates/[^/]+)$", path))
 
 
 def _judge_folder(one: ImageFile) -> Verdict:

@@ -22,9 +22,12 @@ from donjon.audit.facts.domain import (
 from donjon.errors import ConfigError
 from donjon.hypervisors.definition import attribute, child_text, disk_elements, disk_target, parse_domain, read_labels
 
-_UNITS_KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "KB": 1000 / 1024, "k": 1, "KiB": 1, "MB": 1e6 / 1024, "M": 1024}
-_UNITS_KIB |= {"MiB": 1024, "GB": 1e9 / 1024, "G": 1 << 20, "GiB": 1 << 20, "TB": 1e12 / 1024, "T": 1 << 30}
-_UNITS_KIB |= {"TiB": 1 << 30, "": 1}
+_BYTES = {"b": 1, "bytes": 1, "": 1 << 10}
+_BYTES |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGTPE", start=1)}
+_BYTES |= {f"{letter}{end}": 1 << 10 * power for power, letter in enumerate("KMGTPE", start=1) for end in ("", "iB")}
+_BYTES["k"] = 1 << 10
+"""Units of <memory>."""
+
 _CHARACTER_DEVICES = ("serial", "parallel", "console", "channel", "rng", "smartcard", "redirdev")
 _PLAIN_DEVICES = ("sound", "controller", "watchdog", "tpm", "video", "input", "hub", "panic", "memballoon", "vsock")
 
@@ -47,7 +50,7 @@ def parse_libvirt_domain(text: str) -> Domain:
         name=child_text(domain, "name"),
         origin="libvirt",
         running=domain.get("id") is not None,
-        memory_kib=int(int(child_text(domain, "memory") or 0) * _UNITS_KIB[attribute(memory, "unit")]),
+        memory_kib=int(child_text(domain, "memory") or 0) * _BYTES[attribute(memory, "unit")] >> 10,
         vcpus=int(child_text(domain, "vcpu") or 1),
         os_type=child_text(domain, "os/type"),
         machine=attribute(domain.find("os/type"), "machine"),

@@ -50,7 +50,7 @@ def parse_switch_ports(text: str) -> dict[str, SwitchPort]:
         table = msgspec.json.decode(text, type=_Table)
         rows = [dict(zip(table.headings, row, strict=True)) for row in table.data]
         ports = [_switch_port(row) for row in rows]
-    except (msgspec.DecodeError, TypeError, LookupError) as error:
+    except (msgspec.DecodeError, RecursionError, TypeError, LookupError) as error:
         raise ValueError(f"not a table of ovs-vsctl: {error}") from error
     return {port.name: port for port in ports}
 

@@ -25,7 +25,7 @@ def parse_xl_list(text: str) -> tuple[Domain, ...]:
         return ()
     try:
         listed = msgspec.json.decode(text, type=list[dict[str, Any]])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"not the JSON of xl: {error}") from error
     try:
         guests = [one for one in listed if one.get("domid") != 0]

@@ -73,7 +73,7 @@ def _with_iptables(chains: list[Chain], text: Fact[str], old: Fact[str], family:
         chains = [chain for chain in chains if (chain.family, chain.table) not in replaced]
     if isinstance(newer, Known):
         chains = [*chains, *newer.value]
-    if isinstance(older, Known) and (shared or not isinstance(newer, Known)):
+    if isinstance(older, Known) and (shared or not (isinstance(newer, Known) and newer.value)):
         chains = [*chains, *(replace(chain, table=f"legacy {chain.table}") for chain in older.value)]
     return chains
 

@@ -70,7 +70,7 @@ def read_network(bundle: Bundle) -> Network:
 
 def guest_bridges(links: dict[str, Link]) -> tuple[str, ...]:
     """Bridges with a guest's network card in them."""
-    return tuple(sorted({link.master for link in links.values() if link.master and link.is_guest_port}))
+    return tuple(sorted({link.master for link in links.values() if link.master in links and link.is_guest_port}))
 
 
 def host_addresses(links: dict[str, Link]) -> dict[Address, str]:

@@ -46,7 +46,7 @@ def read_platform(bundle: Bundle) -> Platform:
         kinds=_kinds(bundle),
         release=_release(bundle),
         kernel=derived(bundle.output("uname"), lambda text: text.split()[2]),
-        machine=derived(bundle.output("uname"), lambda text: text.split()[-1]),
+        machine=derived(bundle.output("machine"), str.strip),
         cmdline=derived(bundle.output("cmdline"), lambda text: tuple(text.split())),
         taken=_taken(bundle.manifest.started),
     )

@@ -16,10 +16,10 @@ from msgspec import Struct
 _DEEPEST = 16
 """Jumps within jumps that nftables allows."""
 
-ACCEPT, DROP, FALL = "accept", "drop", "fall through"
+ACCEPT, DROP, FALL, DOUBT = "accept", "drop", "fall through", "doubt"
 
 Outcomes = dict[str, str]
-"""What may become of a packet -> the rule that does it."""
+"""What may become of a packet -> the rule that does it; DOUBT -> the first rule of which it cannot be told."""
 
 
 class Condition(Struct, frozen=True):
@@ -106,7 +106,7 @@ def simulate(ruleset: Ruleset, packet: Packet) -> Fate:
         if ACCEPT not in outcomes:
             return Fate("blocked", outcomes[DROP])
         if DROP in outcomes:
-            doubt = doubt or outcomes[DROP]
+            doubt = doubt or outcomes[DOUBT]
         elif chain.hook == last:
             accepted_by = outcomes[ACCEPT]
     return Fate("unknown", doubt) if doubt else Fate("accepted", accepted_by)
@@ -134,6 +134,8 @@ def _walk(ruleset: Ruleset, chain: Chain, packet: Packet, depth: int) -> Outcome
             continue
         ends = _effect(ruleset, chain, rule, packet, depth)
         goes_on = ends.pop("next rule", None) is not None
+        if holds is None:
+            found.setdefault(DOUBT, _not_understood(rule))
         for outcome, by in ends.items():
             found.setdefault(outcome, by)
         if holds and not goes_on:
@@ -160,7 +162,13 @@ def _effect(ruleset: Ruleset, chain: Chain, rule: Rule, packet: Packet, depth: i
                     del inside[FALL]
                     inside["next rule"] = ""
                 return inside
-    return {ACCEPT: rule.place, DROP: rule.place, "next rule": ""}
+    return {DOUBT: _not_understood(rule), ACCEPT: rule.place, DROP: rule.place, "next rule": ""}
+
+
+def _not_understood(rule: Rule) -> str:
+    """The rule, and what in it cannot be told."""
+    names = [value for condition in rule.conditions if condition.what == "other" for value in condition.values]
+    return f"{rule.place} ({', '.join(names) or 'cannot be told'})"
 
 
 def _is_target(one: Chain, chain: Chain, rule: Rule) -> bool:

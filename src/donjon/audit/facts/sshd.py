@@ -17,6 +17,8 @@ from donjon.audit.fact import Absent, Fact, Known, Unknown, derived
 
 CONFIG = "/etc/ssh/sshd_config"
 DROP_INS = "/etc/ssh/sshd_config.d/*.conf"
+POLICY = "/etc/crypto-policies/back-ends/opensshserver.config"
+"""What Red Hat's drop-in includes since version 9."""
 
 Options = dict[str, tuple[str, ...]]
 """Lower-case keyword -> its values, as many as it was given."""
@@ -137,7 +139,10 @@ def _config(bundle: Bundle) -> Fact[tuple[Options, tuple[MatchBlock, ...]]]:
     drop_ins = bundle.texts(DROP_INS)
     if isinstance(drop_ins, Unknown) and isinstance(main, Known) and re.search(r"(?mi)^\s*include\b", main.value):
         return drop_ins
-    others = drop_ins.value if isinstance(drop_ins, Known) else {}
+    others = dict(drop_ins.value) if isinstance(drop_ins, Known) else {}
+    policy = bundle.text(POLICY)
+    if isinstance(policy, Known):
+        others[POLICY] = policy.value
     return derived(main, lambda text: parse_config(text, others))
 
 
@@ -170,7 +175,8 @@ def _read(text: str, others: dict[str, str], into: Options, blocks: list[MatchBl
                 blocks.append(MatchBlock(value, into))
         elif name == "include":
             for other in _included(value, others):
-                _read(others[other], {}, into, blocks)
+                rest = {path: text for path, text in others.items() if path != other}
+                _read(others[other], rest, into, blocks)
         else:
             _put(into, _ALIASES.get(name, name), value)
 
@@ -189,7 +195,7 @@ def _included(value: str, others: dict[str, str]) -> list[str]:
     found: list[str] = []
     for pattern in value.replace('"', "").split():
         pattern = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"  # noqa: PLW2901 -- made absolute
-        if not fnmatchcase(pattern, DROP_INS) and pattern != DROP_INS:
+        if pattern not in {DROP_INS, *others} and not fnmatchcase(pattern, DROP_INS):
             raise ValueError(f"{pattern} is included, but was not looked at")
         found += [path for path in sorted(others) if fnmatchcase(path, pattern)]
     return found

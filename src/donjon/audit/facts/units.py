@@ -11,6 +11,7 @@ from msgspec import Struct
 from donjon.audit.bundle import Bundle
 from donjon.audit.fact import Absent, Fact, Known, Unknown, derived
 
+_NO_CLIENT = "there is systemd, but no systemctl"
 ENABLED = frozenset({"enabled", "enabled-runtime"})
 
 
@@ -60,8 +61,9 @@ def _init(text: str) -> str:
 def _systemd(bundle: Bundle) -> Fact[dict[str, Unit]]:
     running = derived(bundle.output("units"), _active)
     if not isinstance(running, Known):
-        return running if isinstance(running, Unknown) else Unknown("there is systemd, but no systemctl")
-    return derived(bundle.output("unit-files"), lambda text: _units(text, running.value))
+        return running if isinstance(running, Unknown) else Unknown(_NO_CLIENT)
+    units = derived(bundle.output("unit-files"), lambda text: _units(text, running.value))
+    return Unknown(_NO_CLIENT) if isinstance(units, Absent) else units
 
 
 def _active(text: str) -> dict[str, bool]:

@@ -10,11 +10,11 @@ import re
 
 from msgspec import Struct
 
-from donjon.audit.advisories.versions import compare_deb, compare_rpm
 from donjon.audit.bundle import Bundle
 from donjon.audit.fact import Absent, Fact, Known, Unknown, derived
 from donjon.audit.facts.packages import Package, Packages, read_packages
 from donjon.audit.facts.sources import WeakSource, read_sources
+from donjon.audit.package_versions import compare_deb, compare_rpm
 
 _NEVRA = re.compile(r"(?P<name>.+)-(?P<evr>[^-]+-[^-]+)\.(?P<arch>[^.-]+)")
 _ADVISORY = re.compile(r"[A-Z][A-Z0-9-]*-\d{4}[:-][\w.-]+")
@@ -102,7 +102,10 @@ def _pending(bundle: Bundle, packages: Packages) -> Fact[tuple[Update, ...]]:
         return packages.all if isinstance(packages.all, Unknown) else Unknown("it is not known what is installed")
     installed = packages.all.value
     if packages.kind.value == "deb":
-        offers = derived(bundle.output("security-lists"), lambda text: _of_apt(text, installed))
+        lists = bundle.output("security-lists")
+        if isinstance(lists, Known) and lists.value.split() == ["end"]:
+            return Unknown("apt never fetched the list of a security archive: is one among its sources?")
+        offers = derived(lists, lambda text: _of_apt(text, installed))
         return Unknown("this apt cannot show its lists") if isinstance(offers, Absent) else offers
     listed = derived(bundle.output("rpm-security"), lambda text: _of_rpm(text, installed))
     return Unknown("there is neither dnf nor yum") if isinstance(listed, Absent) else listed
@@ -113,8 +116,6 @@ def _of_apt(text: str, installed: dict[str, Package]) -> tuple[Update, ...]:
     lines = text.splitlines()
     if lines[-1:] != ["end"]:
         raise ValueError("the list has no end")
-    if not any(line.startswith("list ") for line in lines):
-        raise ValueError("no source of security updates was ever fetched")
     newest: dict[tuple[str, str], str] = {}
     for line in lines:
         kind, *words = line.split()

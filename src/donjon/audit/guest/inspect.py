@@ -15,6 +15,7 @@ from donjon.audit.facts.packages import Packages
 from donjon.audit.facts.platform import Release
 from donjon.audit.guest import system
 from donjon.audit.guest.leftovers import find_leftovers
+from donjon.audit.guest.links import find_links
 from donjon.audit.guest.packages import read_packages
 from donjon.audit.guest.secrets import find_secrets
 from donjon.audit.guest.tree import GuestTree, LimitedDisk, describe
@@ -64,7 +65,8 @@ def unknown_guest(reason: str, source: str = "") -> Guest:
     return Guest(
         source, release=unseen, packages=Packages(unseen, unseen), kernels=unseen,
         identities=dict.fromkeys(system.IDENTITIES, unseen), host_keys=unseen, makes_host_keys=unseen, accounts=unseen,
-        authorized_keys=unseen, secrets=unseen, leftovers=unseen, agent=unseen, units=unseen, configs=unseen,
+        authorized_keys=unseen, secrets=unseen, leftovers=unseen, agent=unseen,
+        units=unseen, configs=unseen, links=unseen,
     )  # fmt: skip
 
 
@@ -88,6 +90,7 @@ def _facts(files: GuestFiles, source: str) -> Guest:
         agent=tree.look("qemu-ga and its configuration", lambda: system.agent(tree)),
         units=tree.look("/etc/systemd/system", lambda: system.units(tree)),
         configs=tree.look("/etc", lambda: system.configs(tree)),
+        links=tree.look("network configuration", lambda: find_links(tree)),
     )
 
 

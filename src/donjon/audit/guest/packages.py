@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from posixpath import dirname
 
 from donjon.audit.fact import Absent, Fact, Known, Unknown, Unseen
@@ -46,7 +46,7 @@ def _kind(packages: Fact[dict[str, Package]], kind: str) -> Fact[str]:
 
 def parse_status(text: str) -> dict[str, Package]:
     """The installed packages in /var/lib/dpkg/status. Raises ValueError: it is no such file."""
-    found = {}
+    found: dict[str, Package] = {}
     for paragraph in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if re.match(r"[A-Z][\w-]*: ", line))
         if not paragraph.strip() or not fields.get("Status", "").endswith(" installed"):
@@ -55,7 +55,8 @@ def parse_status(text: str) -> dict[str, Package]:
         if not name or not version:
             raise ValueError("a package without name or version")
         source, _, other = fields.get("Source", name).partition(" ")
-        found[name] = Package(name, version, fields.get("Architecture", ""), source, other.strip("()") or version)
+        package = Package(name, version, fields.get("Architecture", ""), source, other.strip("()") or version)
+        found[_key(package, found)] = package
     if not found:
         raise ValueError("it names no package")
     return found
@@ -74,7 +75,16 @@ def parse_rpm_database(content: bytes) -> dict[str, Package]:
     packages = [parse_header(header) for header in headers if isinstance(header, bytes)]
     if not packages:
         raise ValueError("it names no package")
-    return {package.name: package for package in packages if package.name != "gpg-pubkey"}
+    found: dict[str, Package] = {}
+    for package in packages:
+        if package.name != "gpg-pubkey":
+            found[_key(package, found)] = package
+    return found
+
+
+def _key(package: Package, found: Mapping[str, Package]) -> str:
+    """As in `donjon.audit.facts.packages`: kernels, and packages of several architectures, share a name."""
+    return package.name if package.name not in found else f"{package.name} {package.version} {package.arch}"
 
 
 def parse_header(blob: bytes) -> Package:

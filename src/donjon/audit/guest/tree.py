@@ -210,7 +210,7 @@ class GuestTree:
         if self.root is None:
             return {}
         try:
-            wanted = dict(_mount_points(self.text("/etc/fstab")))
+            wanted = dict(mount_points(self.text("/etc/fstab")))
         except (FileNotFoundError, Unseen):
             return {}
         found = {point: self._by_name(device) or self._by_mark(point) for point, device in wanted.items()}
@@ -222,7 +222,7 @@ class GuestTree:
         if kind == "LABEL":
             named = [name for name, volume in self._volumes.items() if volume.label == value]
             return named[0] if len(named) == 1 else None
-        name = _volume_name(device)
+        name = volume_name(device)
         return name if name in self._volumes else None
 
     def _by_mark(self, point: str) -> str | None:
@@ -242,7 +242,7 @@ def _within(path: str, mount: str) -> bool:
     return path == mount or path.startswith(mount.rstrip("/") + "/")
 
 
-def _mount_points(fstab: str) -> Iterator[tuple[str, str]]:
+def mount_points(fstab: str) -> Iterator[tuple[str, str]]:
     """Mount point and device of what is mounted from a disk."""
     for line in fstab.splitlines():
         words = line.split()
@@ -252,7 +252,7 @@ def _mount_points(fstab: str) -> Iterator[tuple[str, str]]:
             yield words[1].rstrip("/"), words[0].replace('"', "")
 
 
-def _volume_name(device: str) -> str:
+def volume_name(device: str) -> str:
     """Of "/dev/mapper/vg--0-root" and "/dev/vg-0/root": "vg-0/root"; of "/dev/vda1": "vda1"."""
     if device.startswith("/dev/mapper/"):
         group, _, volume = re.sub("(?<!-)-(?!-)", "\0", device.removeprefix("/dev/mapper/")).partition("\0")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from donjon.audit.advisories.data import Advisories
 from donjon.audit.catalogue import catalogue
 from donjon.audit.diff import compare
 from donjon.audit.facts.host import Host
@@ -18,9 +19,11 @@ from donjon.audit.profile import load_profile
 from donjon.audit.report.formats import render
 from donjon.audit.report.report import Report, load_report, make_report
 from donjon.audit.waivers import load_waivers
+from donjon.cli.commands.audit_beside import Beside
 from donjon.cli.commands.audit_hosts import Places, look_at
 from donjon.cli.commands.audit_result import AuditDiff, Audited, parse_fail_on
-from donjon.cli.options import COMMON, Common
+from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.session import Session
 from donjon.errors import ConfigError
 from donjon.images.new_file import new_file
 
@@ -49,9 +52,6 @@ class Against:
     baseline: Annotated[Path | None, Parameter(metavar="REPORT")] = None
     """Report in JSON: what is new since then is marked."""
 
-    advisories: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """Advisories, as `donjon advisories import` left them."""
-
     control: Annotated[tuple[str, ...], Parameter(metavar="ID")] = ()
     """Judge only this control; may be repeated."""
 
@@ -65,13 +65,14 @@ class Against:
         return self.control
 
 
-_PLACES, _AGAINST = Places(), Against()
+_PLACES, _BESIDE, _AGAINST = Places(), Beside(), Against()
 
 
 def run(
     *,
     places: Places = _PLACES,
     bundle: Annotated[tuple[Path, ...], Parameter(metavar="FILE", help=_BUNDLE)] = (),
+    beside: Beside = _BESIDE,
     against: Against = _AGAINST,
     format: _Form = "text",
     output: Annotated[
@@ -79,6 +80,7 @@ def run(
     ] = None,
     fail_on: Annotated[str, Parameter(metavar="WORDS", help=_FAIL_ON)] = "high",
     common: Common = COMMON,
+    program: Given,
 ) -> Audited:
     """Look at hosts, judge them, and report.
 
@@ -98,8 +100,10 @@ def run(
     wanted = parse_fail_on(fail_on)
     if output and output.exists():
         raise ConfigError(f"cannot write {output}: it exists", hint="name another file, or remove it")
+    session = Session(common, program)
     looked = look_at(places, bundle, common)
-    report = _judged(looked.hosts, against)
+    fleet = beside.added_to(looked.hosts, session)
+    report = _judged(fleet, against, beside.known_holes(session))
     document = None
     if format != "text":
         document = render(report, format)
@@ -159,11 +163,11 @@ def diff(
     return AuditDiff(str(before), str(now), changes, hosts, wanted.exit_code_of_changes(changes))
 
 
-def _judged(fleet: tuple[Host, ...], against: Against) -> Report:
+def _judged(fleet: tuple[Host, ...], against: Against, advisories: Advisories | None) -> Report:
     profile = load_profile(against.profile)
     waivers = load_waivers(against.waivers) if against.waivers else ()
     baseline = load_report(against.baseline) if against.baseline else None
-    judgement = judge(fleet, profile, datetime.now(UTC).date(), against.controls())
+    judgement = judge(fleet, profile, datetime.now(UTC).date(), against.controls(), advisories)
     return make_report(judgement, fleet, waivers, baseline)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from cyclopts import Parameter
 
 from donjon.audit.catalogue import Control, catalogue
-from donjon.audit.control import rules
+from donjon.audit.controls import rules
 from donjon.audit.profile import Profile, load_profile, profile_names
 from donjon.cli.options import COMMON, Common
 from donjon.cli.page import Page

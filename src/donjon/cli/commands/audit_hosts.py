@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from donjon.audit.bundle import Bundle
 from donjon.audit.collect.bundle_file import read_bundle
 from donjon.audit.collect.collecting import collect_many
+from donjon.audit.collect.sosreport import read_evidence
 from donjon.audit.collect.target import Target, parse_target
 from donjon.audit.facts.host import Host, read_host
 from donjon.cli.commands.audit_result import NotCollected
@@ -64,7 +65,7 @@ def look_at(places: Places, bundles: tuple[Path, ...], common: Common) -> Looked
         DonjonError: a bundle cannot be read; or none of the hosts could be looked at.
     """
     targets = places.targets() or ([Target(sudo=places.sudo)] if not bundles else [])
-    read = [read_host(read_bundle(path)) for path in bundles]
+    read = [read_host(read_evidence(path)) for path in bundles]
     failed: tuple[NotCollected, ...] = ()
     if targets:
         with scratch_folder() as folder:

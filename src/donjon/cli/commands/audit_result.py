@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -154,11 +153,11 @@ def _said(report: Report, one: Finding) -> str:
 
 def _show_rest(report: Report, page: Page) -> None:
     page.line()
-    unseen = Counter((one.result.control, one.result.summary) for one in _unseen(report))
+    unseen = _unseen(report)
     if unseen:
-        page.line(f"could not be seen ({count(unseen.total(), 'result')}): never counted as passed", bold=True)
-        for (control, why), number in unseen.items():
-            _paragraph(page, f"  {control:<8} ", why + (f" ({number} times)" if number > 1 else ""))
+        page.line(f"could not be seen ({count(len(unseen), 'result')}): never counted as passed", bold=True)
+        for why, controls in _by_reason(unseen).items():
+            _paragraph(page, "  ", f"{why}: {', '.join(controls)}")
     for problem in report.idle_waivers:
         waiver = problem.waiver
         page.line(f"waiver of {waiver.owner} for {waiver.control} on {waiver.subject}: {problem.problem}")
@@ -167,6 +166,16 @@ def _show_rest(report: Report, page: Page) -> None:
         f"{count(passed, 'result')} passed, {beside} not applicable, {report.count(Status.MANUAL)} for a person to"
         f" attest; {count(len(report.not_implemented), 'control')} not implemented yet"
     )
+
+
+def _by_reason(findings: list[Finding]) -> dict[str, list[str]]:
+    """Why something could not be seen -> the controls that needed it, each once."""
+    reasons: dict[str, list[str]] = {}
+    for one in findings:
+        controls = reasons.setdefault(one.result.summary, [])
+        if one.result.control not in controls:
+            controls.append(one.result.control)
+    return reasons
 
 
 def _paragraph(page: Page, first: str, text: str) -> None:

@@ -16,13 +16,12 @@ SSHD_DROP_IN = "/etc/ssh/sshd_config.d/00-donjon.conf"
 
 def sshd_set(title: str, **values: str) -> Change:
     """These settings are in force in sshd, or all is undone; what else changes in `sshd -T` is shown when planning."""
-    held = " && ".join(f"sshd -T | grep -qix '{key} {value}'" for key, value in values.items())
     text = "".join(f"{key} {value}\n" for key, value in values.items())
     return Change(
         title,
         (Edit(SSHD_DROP_IN, directives(values), mode=0o600),),
         activate=(SSHD_RELOADED,),
-        tests=(held,),
+        tests=(_IN_FORCE.format(settings=text),),
         preview=_PREVIEW.format(settings=text),
         note="open sessions stay",
     )
@@ -37,6 +36,11 @@ grep -qi '^[[:space:]]*include.*sshd_config.d' "$ROOT/etc/ssh/sshd_config" || {{
 {settings}SETTINGS
 cat "$ROOT/etc/ssh/sshd_config"; }} | sshd -T -f /dev/stdin | sed 's/^/+/'; }} |
     sort -k1.2 | uniq -u -s 1"""
+_IN_FORCE = """\
+wanted=$({{ cat <<'SETTINGS'
+{settings}SETTINGS
+cat "$ROOT/etc/ssh/sshd_config"; }} | sshd -T -f /dev/stdin)
+[ "$(sshd -T)" = "$wanted" ]"""
 
 
 @fix("ACC-05")

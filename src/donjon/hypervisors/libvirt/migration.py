@@ -95,8 +95,8 @@ def _migrate(domain: Domain, route: Route) -> None:
     parameters: dict[str, Any] = {}
     if route.via:
         parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{route.via}"
-        # certificates are for the host's name, not for its address on the migration network
-        parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = urlsplit(route.destination).hostname
+        if name := urlsplit(route.destination).hostname:  # certificates are for it, not for its address over there
+            parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = name
     if route.via and route.copy_storage:
         parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = f"tcp://{route.via}"
     with told(f"move {domain.name} to {route.destination}"):

@@ -36,7 +36,7 @@ shell sshd-settings 5 '
     fi
     exec "$sshd" -T $CRYPTO_POLICY'
 shell ssh-version 5 'ssh -V 2>&1'
-copy /etc/ssh/sshd_config '/etc/ssh/sshd_config.d/*.conf'
+copy /etc/ssh/sshd_config '/etc/ssh/sshd_config.d/*.conf' /etc/crypto-policies/back-ends/opensshserver.config
 look -d 1 /etc/ssh
 shell host-keys 5 '
     command -v ssh-keygen >/dev/null 2>&1 || exit 127
@@ -45,7 +45,9 @@ shell host-keys 5 '
     done
     :'
 shell authorized-keys 5 '
+    [ "$(id -u)" = 0 ] || { echo "only root sees the keys of others" >&2; exit 1; }
     cut -d: -f1,6 /etc/passwd | while IFS=: read -r user home; do
+        [ ! -d "$home" ] || [ -x "$home" ] || printf "%s\t%s\t\t?\t0\t\n" "$user" "$home"
         for file in "$home/.ssh/authorized_keys" "$home/.ssh/authorized_keys2"; do
             [ -r "$file" ] || continue
             awk -v OFS="\t" -v user="$user" "

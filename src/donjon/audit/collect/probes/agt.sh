@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Agents of the management plane: Oracle VM's, xend, donjon's own server.
 copy /etc/xen/xend-config.sxp /etc/donjon/server.toml
 copy '/etc/ovs-agent/*.ini' '/etc/ovs-agent/*.conf'

@@ -28,7 +28,7 @@ shell donjon-setup 5 '
         if [ "$kind" = keyfile ]; then
             stat -c "keyfile${tab}%a${tab}%U${tab}%G${tab}%n" -- "$path" 2>/dev/null || printf "keyfile\t\t\t\t%s\n" "$path"
         else
-            set -- $(df -P -T -- "${path#local:}" 2>/dev/null | tail -n 1)
+            set -- $(df -P -T -- "${path#local:}" 2>/dev/null | sed 1d | tail -n 1)
             printf "repository\t%s\t%s\t%s\n" "$path" "$2" "$1"
         fi
     done

@@ -28,7 +28,8 @@ shell tpm 5 '
     fi'
 probe efibootmgr 5 efibootmgr -v
 
-# Boot entries and passwords of the boot loader: "FILE:LINE:TEXT"; of a password only its kind.
+# Boot entries and passwords of the boot loader: "FILE:LINE:TEXT"; of a password only its kind. Red Hat's grub.cfg names
+# a variable where no password may be set.
 donjon_boot='
 function say(text) { print FILENAME ":" FNR ":" text }
 { sub(/^[ \t]+/, "") }
@@ -36,8 +37,8 @@ function say(text) { print FILENAME ":" FNR ":" text }
     gsub(/[^ ]*(passw|secret|token|key=)[^ ]*/, "***")
     say($0)
 }
-/^set superusers=/ { say("superusers") }
-/^password_pbkdf2 |^GRUB2_PASSWORD=grub\.pbkdf2/ { say("password pbkdf2") }
+/^set superusers="?[A-Za-z]/ { say("superusers") }
+/^(password_pbkdf2 .*|GRUB2_PASSWORD=)grub\.pbkdf2/ { say("password pbkdf2") }
 /^password --md5/ { say("password md5"); next }
 /^password --encrypted/ { say("password encrypted"); next }
 /^password / { say("password clear") }

@@ -45,6 +45,7 @@ done
 
 # Hooks that run as root: their hashes, whose they are, and what the package manager says has been changed.
 shell hooks 10 '
+    [ "$(id -u)" = 0 ] || { echo "only root sees all of them" >&2; exit 1; }
     for path in /etc/libvirt/hooks/* /etc/libvirt/hooks/*.d/* /etc/qemu/fsfreeze-hook.d/* /etc/xen/scripts/* \
         /etc/ovs-agent/hooks/*; do
         [ -f "$path" ] && set -- "$@" "$path"
@@ -73,6 +74,7 @@ shell hooks 10 '
 # Hashes of critical configuration. Lines that hold a secret are left out first: a hash of a short one can be guessed.
 shell baseline-hashes 10 '
     command -v sha256sum >/dev/null 2>&1 || exit 127
+    [ "$(id -u)" = 0 ] || { echo "only root sees all of them" >&2; exit 1; }
     for path in /etc/passwd /etc/group /etc/fstab /etc/exports /etc/crontab /etc/ld.so.preload /etc/hosts.allow \
         /etc/hosts.deny /etc/sudoers /etc/sudoers.d/* /etc/ssh/sshd_config /etc/ssh/sshd_config.d/* /etc/pam.d/sshd \
         /etc/pam.d/su /etc/pam.d/sudo /etc/pam.d/system-auth /etc/pam.d/common-auth /etc/nsswitch.conf \

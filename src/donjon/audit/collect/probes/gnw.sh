@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Networks of guests: libvirt's, and ports of Open vSwitch. Links and bridges: net.sh.
 shell libvirt-networks 10 '
     if [ -z "$LIBVIRT_DEFAULT_URI" ]; then

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # VMs: their definitions as each hypervisor has them, running or not. Passwords of consoles become a flag here.
 
 # Replaces the value after any word with "pass" in it, and QEMU's secrets, by "(set)": in xl.cfg, vm.cfg, XML and JSON.

@@ -23,21 +23,34 @@ shell secret-places 10 '
     kinds="
     function kinds(text,   found) {
         found = \"\"
-        if (text ~ /vnc[^ ]*,passwor[d]=[^ ,]/ && text !~ /vnc[^ ]*,passwor[d]=(on|off|yes|no)([ ,]|\$)/) found = found \" vnc-password\"
+        if (text ~ /vnc [^ ]*,passwor[d]=[^ ,]/ && text !~ /vnc [^ ]*,passwor[d]=(on|off|yes|no)([ ,]|\$)/) found = found \" vnc-password\"
         if (text ~ /spice[^ ]*[ ,]passwor[d]=[^ ,]/) found = found \" spice-password\"
         if (text ~ /(vnc|spice)?passw[d]=[^ ,)*(\[]/) found = found \" passwd\"
         if (text ~ /secret,[^ ]*data=[^ ,*(\[]/ && text !~ /keyid/) found = found \" secret-data\"
         if (text ~ /rb[d]:[^ ]*:key=[A-Za-z0-9+\/=]/) found = found \" rbd-key\"
         if (text ~ /isc[s]i:\/\/[^ \/@]*%%?[^ \/@]+@/) found = found \" iscsi-password\"
         if (text ~ /(RESTIC|RCLONE|BORG|PG|MYSQL)_?(PASSWOR[D]|PASSPHRAS[E]|PW[D]|KE[Y])=[^ *\[]/) found = found \" backup-password\"
-        if (text ~ /--?(passwor[d]|passphras[e]|api-ke[y]|toke[n])[= ][^ -*\/\[]/) found = found \" password-option\"
+        if (text ~ /--?(passwor[d]|passphras[e]|api-ke[y]|toke[n])[= ][^] *\/\[-]/) found = found \" password-option\"
         if (text ~ /sshpas[s] -p/) found = found \" sshpass\"
         if (text ~ /[a-z]:\/\/[^ \/@:*]+:[^ \/@*\[]+@/) found = found \" password-in-url\"
         return found
     }"
-    ps -ww -e -o pid= -o comm= -o args= 2>/dev/null | awk "$kinds"'"'"'
-        $2 ~ /^(awk|mawk|gawk|grep|sed)$/ || / -c .*function kinds/ { next }
-        { count = split(kinds($0), kind, " "); for (i = 1; i <= count; i++) print "process\t" $1 "\t" $2 "\t" kind[i] }'"'"' || exit
+    cd /proc || exit
+    grep -aH "" [0-9]*/cmdline 2>/dev/null | tr "\000" " " | awk "$kinds"'"'"'
+        {
+            at = index($0, "/cmdline:")
+            pid = substr($0, 1, at - 1)
+            text = substr($0, at + 9)
+            name = text
+            sub(/ .*/, "", name)
+            sub(/.*\//, "", name)
+            if (pid == 1) seen = 1
+            if (name ~ /^([mg]?awk|busybox|grep|sed)$/ || text ~ /function kind[s]/) next
+            count = split(kinds(text), kind, " ")
+            for (i = 1; i <= count; i++) print "process\t" pid "\t" name "\t" kind[i]
+        }
+        END { exit !seen }'"'"' || exit
+    [ "$(id -u)" = 0 ] || printf "unread\t/var/log\n"
     for log in /var/log/libvirt/qemu/*.log /var/log/libvirt/libxl/*.log /var/log/xen/*.log /var/log/ovs-agent.log \
         /var/log/libvirt/*.log; do
         [ -f "$log" ] || continue

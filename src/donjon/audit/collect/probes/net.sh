@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The network, and the packet filter.
 shell ip-addresses 10 'ip -j -d addr show 2>/dev/null || ip addr show'
 shell ip-routes 5 '

@@ -7,7 +7,7 @@ shell packages 20 '
         dpkg-query -W -f "\${db:Status-Abbrev}\t\${Package}\t\${Version}\t\${Architecture}\t\${source:Package}\t\${source:Version}\n"
     else
         echo rpm
-        rpm -qa --qf "%{NAME}\t%|EPOCH?{%{EPOCH}:}|%{VERSION}-%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{INSTALLTIME}\n"
+        rpm -qa --qf "%{NAME}\t%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}\t%{ARCH}\t%{SOURCERPM}\t%{INSTALLTIME}\n"
     fi && echo end'
 look '/var/lib/dpkg/info/qemu-system*.list' '/var/lib/dpkg/info/libvirt-daemon*.list' \
     '/var/lib/dpkg/info/xen-utils*.list' '/var/lib/dpkg/info/openssh-server.list' \
@@ -53,14 +53,20 @@ shell live-patches 5 '
     for patch in /sys/kernel/livepatch/*/enabled; do [ ! -e "$patch" ] || echo "$patch $(cat "$patch")"; done'
 probe uptrack 5 uptrack-uname -r
 
-# Build id of each hypervisor on disk: "HEX PATH".
+# Build id of each hypervisor on disk, "HEX PATH": of ELF in its GNU note, of EFI in its CodeView record.
 shell xen-images 5 '
     note="\x04\x00\x00\x00\x14\x00\x00\x00\x03\x00\x00\x00GNU\x00"
+    after() { grep -aobP -m 1 "$1" | head -n 1 | cut -d: -f1; }
+    bytes() { tail -c "+$1" | head -c "$2" | od -An -v -tx1 | tr -d " \n"; }
     for image in /boot/xen-*.gz; do
         [ -f "$image" ] && [ ! -L "$image" ] || continue
-        at=$(gzip -dc "$image" | LC_ALL=C grep -aobP -m 1 "$note" | head -n 1 | cut -d: -f1)
-        [ -n "$at" ] || { echo "- $image"; continue; }
-        echo "$(gzip -dc "$image" | tail -c +$((at + 17)) | head -c 20 | od -An -v -tx1 | tr -d " \n") $image"
+        at=$(gzip -dc "$image" | after "$note")
+        [ -n "$at" ] && echo "$(gzip -dc "$image" | bytes $((at + 17)) 20) $image" || echo "- $image"
+    done
+    for image in /boot/xen-*.efi /boot/efi/EFI/*/xen*.efi; do
+        [ -f "$image" ] && [ ! -L "$image" ] || continue
+        at=$(after RSDS <"$image")
+        [ -n "$at" ] && echo "$(bytes $((at + 5)) 16 <"$image") $image" || echo "- $image"
     done'
 probe xen-livepatch 5 xen-livepatch list
 # Xen advisories that the changelog of the installed hypervisor names as fixed.

@@ -1,5 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 # Which host this is.
 probe uname 5 uname -a
+probe machine 5 uname -m
 probe cmdline 5 cat /proc/cmdline
 shell machine-id 5 'cat /etc/machine-id 2>/dev/null || cat /var/lib/dbus/machine-id'
 shell hypervisors 5 '

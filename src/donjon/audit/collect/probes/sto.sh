@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Disk images: which there are, who may read them, what their headers refer to; and the storage they lie on.
 
 # Prints paths, one a line: of images, kernels and firmware that VMs name, of all in the usual folders and in libvirt's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Certificates of the management plane, never keys: only what is between BEGIN and END CERTIFICATE is taken.
 shell certificates 10 '
     set --

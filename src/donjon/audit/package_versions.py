@@ -7,12 +7,23 @@ Source: deb-version(7), "Sorting algorithm"; rpm-version(7) and the manual of rp
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import zip_longest
 
 _PIECES = re.compile(r"(\D*)(\d*)", re.ASCII)
 _SEGMENTS = re.compile(r"\d+|[A-Za-z]+|~|\^", re.ASCII)
 
 
+_Number = tuple[int, str]
+
+
+def _number(digits: str) -> _Number:
+    """A key to compare numbers of any length by: "010" -> (2, "10")."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+@lru_cache(maxsize=1 << 16)
 def compare(kind: str, one: str, other: str) -> int:
     """-1 if `one` is older, 0 if both are the same, 1 if it is newer; `kind` is "deb" or "rpm"."""
     return compare_deb(one, other) if kind == "deb" else compare_rpm(one, other)
@@ -42,7 +53,7 @@ def _compare_deb_part(one: str, other: str) -> int:
     ):
         # Both lists end with an empty piece, which is less than every letter and more than "~".
         ranks, its_ranks = [*map(_rank, word), 0], [*map(_rank, its_word), 0]
-        mine, its = (ranks, int(number or 0)), (its_ranks, int(its_number or 0))
+        mine, its = (ranks, _number(number)), (its_ranks, _number(its_number))
         if mine != its:
             return 1 if mine > its else -1
     return 0
@@ -67,12 +78,12 @@ def compare_rpm(one: str, other: str) -> int:
     return _compare_rpm_part(release, its_release)
 
 
-def _evr(text: str) -> tuple[int, str, str]:
+def _evr(text: str) -> tuple[_Number, str, str]:
     epoch, colon, rest = text.strip().partition(":")
     if not colon:
         epoch, rest = "0", epoch
     version, _, release = rest.partition("-")
-    return int(epoch) if epoch.isdecimal() else 0, version, release
+    return _number(epoch if epoch.isdecimal() else ""), version, release
 
 
 def _compare_rpm_part(one: str, other: str) -> int:
@@ -98,5 +109,5 @@ def _compare_segment(mine: str, its: str) -> int:
         return 1 if mine else -1
     if mine.isdecimal() != its.isdecimal():
         return 1 if mine.isdecimal() else -1
-    left, right = (int(mine), int(its)) if mine.isdecimal() else (mine, its)
-    return (left > right) - (left < right)  # type: ignore[operator]
+    left, right = (_number(mine), _number(its)) if mine.isdecimal() else ((0, mine), (0, its))
+    return (left > right) - (left < right)

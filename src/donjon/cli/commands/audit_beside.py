@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a host beside what it says itself: advisories, restore points, the guests in them, gold images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from donjon.audit.advisories.advisory_file import load
+from donjon.audit.advisories.data import Advisories
+from donjon.audit.backup_source import inspect_guests, read_backup
+from donjon.audit.fact import Known
+from donjon.audit.facts.host import Host
+from donjon.cli.session import Session
+from donjon.errors import ConfigError
+from donjon.gold.register import Register
+from donjon.gold.seal import read_gold
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What else is looked at."""
+
+    advisories: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Advisories, where `donjon advisories import` left them (else in donjon's state directory)."""
+
+    restore_points: bool = False
+    """Also judge the repository's restore points, and the guests as they are in the newest of them."""
+
+    gold: Annotated[Path | None, Parameter(metavar="DIR")] = None
+    """Register of gold images, which are judged, too; needs --signers."""
+
+    signers: Annotated[Path | None, Parameter(metavar="FILE")] = None
+    """Who may sign seals of gold images: ssh's file of allowed signers."""
+
+    def known_holes(self, session: Session) -> Advisories | None:
+        """The advisories, None if there are none. Raises IntegrityError, HostError."""
+        return load(self.advisories or advisories_folder(session))
+
+    def added_to(self, hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
+        """The hosts, with what else was asked for. Raises DonjonError."""
+        if self.gold is not None:
+            if self.signers is None:
+                raise ConfigError("cannot judge gold images: nobody says who may sign them", hint="say --signers FILE")
+            gold = read_gold(Register(self.gold), self.signers)
+            hosts = tuple(msgspec.structs.replace(host, gold=gold) for host in hosts)
+        return _with_backups(hosts, session) if self.restore_points else hosts
+
+
+def advisories_folder(session: Session) -> Path:
+    """Where advisories are kept."""
+    return session.program.state_directory / "advisories"
+
+
+def _with_backups(hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
+    with session.reading() as repository, session.ledger() as ledger:
+        left = [debt for debt in ledger.debts() if not debt.owner.is_alive()]
+        backup = read_backup([repository], session.program.drills, left, datetime.now(UTC))
+        return tuple(
+            msgspec.structs.replace(host, backup=backup, guests=inspect_guests([repository], _vms(host)))
+            for host in hosts
+        )
+
+
+def _vms(host: Host) -> list[str]:
+    domains = host.domains.all
+    return [vm.uuid for vm in domains.value] if isinstance(domains, Known) else []
