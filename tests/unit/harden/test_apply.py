@@ -211,6 +211,9 @@ def test_a_daemon_whose_restart_ends_a_guest_is_put_back(
     virsh.parent.mkdir()
     virsh.write_text('#!/bin/sh\ncat "$ROOT/etc/guests"\n')
     virsh.chmod(0o755)
+    sleep = tmp_path / "bin/sleep"
+    sleep.write_text("#!/bin/sh\nexec /bin/sleep 0.05\n")
+    sleep.chmod(0o755)
     monkeypatch.setenv("PATH", f"{virsh.parent}:/usr/bin:/bin")
     before = host.snapshot()
     for restart, outcome in (("true", State.CONFIRMED), (": >$ROOT/etc/guests", State.REVERTED)):

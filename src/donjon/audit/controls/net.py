@@ -61,8 +61,8 @@ def _default(ruleset: Ruleset, family: str, six: bool, interfaces: list[str]) ->
     chains = [f"{one.shown}: {one.policy}" for one in base_chains(ruleset, "ip6" if six else "ip", ("input",))]
     for fate, what in fates:
         if fate.answer == "accepted":
-            say = f"{family} packets that no rule names are let in ({what})"
-            return failed(say, family, by=fate.by, chains=chains or "no chain at the input hook")
+            say = f"{family} packets that no rule names are let in through {what.rpartition(' ')[2]}"
+            return failed(say, family, tried=what, by=fate.by, chains=chains or "no chain at the input hook")
     for fate, what in fates:
         if fate.answer == "unknown":
             return unknown(f"whether {what} is let in over {family} depends on {fate.by}", family)

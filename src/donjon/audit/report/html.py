@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML page that needs nothing from elsewhere: it filters, prints, and is dark where the reader is."""
+"""The report as one HTML page that needs nothing from elsewhere: it filters, prints, and is dark if that is wanted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def to_html(report: Report) -> bytes:
         report=report,
         kinds=KINDS,
         failures=failures,
-        worst=failures[:WORST],
+        worst=report.worst(WORST),
         paths=list(report.by_attack_path()),
         counts=severity_counts(failures),
         waived=[one for one in report.failures(waived=True) if one.waiver],

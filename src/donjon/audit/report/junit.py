@@ -13,7 +13,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: Report) -> bytes:
-    """The report: what fails is a failure, what could not be seen an error, what is waived or does not apply skipped."""
+    """The report: what fails is a failure, what could not be seen an error, what is waived or beside skipped."""
     root = ET.Element("testsuites", name="donjon audit")
     for host in report.hosts:
         findings = [one for one in report.findings if one.result.host == host.id]

@@ -6,6 +6,7 @@ Its JSON is the native format; its schema is in the documentation. Others: one m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from pathlib import Path
@@ -77,6 +78,14 @@ class Report(Struct, frozen=True):
         """What fails, worst first; those that somebody answers for only if asked."""
         failing = (one for one in self.findings if one.result.status is Status.FAIL)
         return sorted((one for one in failing if waived or one.open), key=_badness)
+
+    def worst(self, number: int) -> list[tuple[Finding, int]]:
+        """The worst that is open, a finding for each control, and how many more of the same control there are."""
+        failures = self.failures()
+        counts = Counter(one.result.control for one in failures)
+        first = {one.result.control: one for one in reversed(failures)}
+        chosen = [one for one in failures if first[one.result.control] is one][:number]
+        return [(one, counts[one.result.control] - 1) for one in chosen]
 
     def without_waived(self, judgement: Judgement) -> Judgement:
         """What was judged, but for what somebody answers for."""

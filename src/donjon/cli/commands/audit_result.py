@@ -130,13 +130,14 @@ def _show_head(report: Report, page: Page) -> None:
 
 
 def _show_worst(report: Report, page: Page) -> None:
-    worst = report.failures()[:WORST]
+    worst = report.worst(WORST)
     if not worst:
         return
     page.line()
     page.line("the worst first" if len(worst) > 1 else "the worst", bold=True)
-    for number, one in enumerate(worst, 1):
-        _paragraph(page, f"{number:2}. {one.result.severity.value:<8} {one.result.control}  ", _said(report, one))
+    for number, (one, more) in enumerate(worst, 1):
+        said = _said(report, one) + (f" (and {more} more)" if more else "")
+        _paragraph(page, f"{number:2}. {one.result.severity.value:<8} {one.result.control}  ", said)
         _paragraph(page, " " * 13 + "fix: ", one.control.fix)
 
 

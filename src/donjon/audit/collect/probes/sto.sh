@@ -106,8 +106,15 @@ shell network-block-devices 5 '
         [ -f "$file" ] && read -r pid < "$file" && file=${file%/pid} && printf "/dev/%s\t%s\n" "${file##*/}" "$pid"
     done
     :'
-probe physical-volumes 10 pvs --noheadings --separator '|' -o pv_name,vg_name
-probe logical-volumes 10 lvs --noheadings --separator '|' -o vg_name,lv_name,lv_attr
+# Hints and locks would be written below /run; LVM of old hosts knows no hints.
+shell physical-volumes 10 '
+    command -v pvs >/dev/null 2>&1 || exit 127
+    pvs --readonly --nohints --noheadings --separator "|" -o pv_name,vg_name 2>/dev/null ||
+        pvs --readonly --noheadings --separator "|" -o pv_name,vg_name'
+shell logical-volumes 10 '
+    command -v lvs >/dev/null 2>&1 || exit 127
+    lvs --readonly --nohints --noheadings --separator "|" -o vg_name,lv_name,lv_attr 2>/dev/null ||
+        lvs --readonly --noheadings --separator "|" -o vg_name,lv_name,lv_attr'
 shell lvm-settings 5 '
     lvmconfig --type full devices 2>/dev/null || lvm dumpconfig devices 2>/dev/null || {
         command -v pvs >/dev/null 2>&1 || exit 127
