@@ -7,7 +7,7 @@ SWEEP := tests/sweep
 
 export PYTHON
 
-.PHONY: help install lint check test robustness demo bench bench-live score clean
+.PHONY: help install lint check test robustness demo bench bench-live bench-audit score clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -47,6 +47,12 @@ bench: install ## donjon against restic, borg and qemu-img on the same image; ta
 bench-live: install ## donjon against virtnbdbackup on a running guest, minutes; bench/results/live.json and a table
 	@command -v virtnbdbackup >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install virtnbdbackup >/dev/null
 	PYTHONPATH=. $(BIN)/python bench/live.py
+
+bench-audit: install ## what it costs to look at hosts and guests, and to judge them; prints figures
+	PYTHONPATH=. $(BIN)/python bench/audit_collect.py
+	PYTHONPATH=. $(BIN)/python bench/audit_judge.py
+	PYTHONPATH=. $(BIN)/python bench/audit_guest.py
+	PYTHONPATH=. $(BIN)/python bench/startup.py $(BIN)/donjon
 
 score: install ## what donjon and virtnbdbackup make of the same accidents; writes docs/score.md
 	@command -v virtnbdbackup >/dev/null || [ "$$(id -u)" != 0 ] || apt-get -qq -y --no-install-recommends install virtnbdbackup >/dev/null

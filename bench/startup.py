@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long `donjon` takes before it does anything: wall seconds of `--help`, and of `list` on an empty repository."""
+"""How long `donjon` takes before it does anything: wall seconds of help, and of `list` on an empty repository."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ def measure(donjon: Path) -> dict[str, list[float]]:
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        commands = {"--help": [str(donjon), "--help"], "list": [str(donjon), "list", "-r", repository]}
+        commands = {
+            "--help": [str(donjon), "--help"],
+            "audit --help": [str(donjon), "audit", "run", "--help"],
+            "list": [str(donjon), "list", "-r", repository],
+        }
         times: dict[str, list[float]] = {words: [] for words in commands}
         for _ in range(RUNS):
             for words, argv in commands.items():
@@ -51,7 +55,7 @@ def main() -> None:
         print(json.dumps(times))
     else:
         for words, runs in times.items():
-            print(f"donjon {words:8s} {median(runs) * 1000:6.0f} ms ({min(runs) * 1000:.0f}-{max(runs) * 1000:.0f})")
+            print(f"donjon {words:13s} {median(runs) * 1000:6.0f} ms ({min(runs) * 1000:.0f}-{max(runs) * 1000:.0f})")
 
 
 if __name__ == "__main__":

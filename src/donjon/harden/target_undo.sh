@@ -76,7 +76,7 @@ arm() { # S: from now on somebody else undoes it, whatever becomes of us
     fi
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
         if runs "$(recorded deadman)"; then return 0; fi
-        sleep 0.1 2>/dev/null || sleep 1
+        sleep 0.05 2>/dev/null || sleep 1
     done
     return 1
 }
