@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a running guest is backed up, lost, back within seconds, and all of it proven; ends with what that was.
+"""The demo: a running guest is backed up, lost, back within seconds, and all of it proven; its host is audited.
 
 Exit status: 0 all was proven, 1 something was not, 2 this machine cannot run it, 130 it was stopped.
 """
@@ -21,10 +21,11 @@ from tempfile import TemporaryDirectory
 
 from lab import LabError, LabUnavailableError
 from lab.agent import do, execute, wait_for_agent
+from lab.demo_audit import audit
 from lab.demo_stage import BOLD, RED, Stage, Typed, in_bytes, paint
 from lab.guest import create_disk, define, definition, start, wait_for
 from lab.guest_kit import GuestKit, guest_kit
-from lab.libvirt_host import private_libvirt
+from lab.libvirt_host import Host, libvirt_host
 from lab.programs import run
 from lab.witness import acked_before_freeze, checked, wait_for_more
 
@@ -213,6 +214,14 @@ class Demo:
         )
         stage.prove("drill", f"passed in {typed.wall_s:.0f} s; nothing of its guest is left", holds=left == [VM])
 
+    def audit(self, host: Host) -> None:
+        """What the other half of donjon says of the host."""
+        if os.geteuid() == 0:
+            audit(self.stage, host, self.folder)
+        else:
+            self.stage.act("And the host itself?")
+            self.stage.means("Left out: looking at a whole host, and fixing it, needs root.")
+
     @contextmanager
     def cleaned_up(self) -> Iterator[None]:
         """What an interrupted act leaves running goes, too."""
@@ -239,7 +248,7 @@ class Demo:
         return execute(self.uri, VM, f"/bin/{program}", *words).stdout
 
 
-def play(folder: Path, uri: str) -> None:
+def play(folder: Path, host: Host) -> None:
     """All acts. Raises LabError when something is not as the demo says."""
     begun_s = time.monotonic()
     print(
@@ -250,7 +259,7 @@ def play(folder: Path, uri: str) -> None:
         flush=True,
     )
     kit = guest_kit()
-    demo = Demo(folder, uri)
+    demo = Demo(folder, host.uri)
     with demo.cleaned_up():
         demo.a_guest_works(kit)
         demo.first_backup()
@@ -261,6 +270,7 @@ def play(folder: Path, uri: str) -> None:
         demo.finish()
         demo.without_donjon()
         demo.drill()
+        demo.audit(host)
     demo.stage.close(time.monotonic() - begun_s)
 
 
@@ -269,9 +279,9 @@ def main() -> int:
     try:
         with ExitStack() as held:
             folder = held.enter_context(TemporaryDirectory(prefix="donjon-demo-", dir=PLACE))
-            uri = held.enter_context(private_libvirt())
+            host = held.enter_context(libvirt_host())
             held.callback(signal.signal, signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not stop the cleaning up
-            play(Path(folder), uri)
+            play(Path(folder), host)
     except KeyboardInterrupt:
         return complain("stopped; all of it was removed again", 130)
     except SystemExit as stop:

@@ -3,17 +3,36 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from donjon.errors import HostError
 from donjon.harden.apply import State, apply, rollback
+from donjon.harden.change import Change, Edit
+from donjon.harden.editors import assignments
 from donjon.harden.hunks import diff
-from donjon.harden.plan import DocumentStep
+from donjon.harden.plan import DocumentStep, encode
+from donjon.harden.services import libvirt_restarted
+from lab import LabError
 from lab.guest import define, virsh
+from lab.libvirt_host import Host
 from tests.unit.harden.scratch_host import ScratchHost, finding
 
 pytestmark = pytest.mark.system
+
+# What a service manager's script is to the lab's libvirt: the daemon is killed and started anew by whoever listens.
+INIT = """\
+#!/bin/sh
+case $1 in
+status) ;;
+restart) cp "$DONJON_ROOT"/etc/libvirt/*.conf {folder}/etc/ && echo restart >{ask} && read -r answer <{answer} ;;
+esac
+"""
 
 NAME = "web & db's"
 UUID = "6a0a5b6e-3f54-4ea0-9d5c-1f0c7c1f8a11"
@@ -44,6 +63,7 @@ def test_a_console_is_taken_off_the_network_and_given_back(
         (step,) = plan.steps
         assert isinstance(step, DocumentStep)
         assert "0.0.0.0" in diff(step.hunks)
+        assert b"hunter2" not in encode(plan)
         assert apply(plan, host.runner) is State.WAITING
         hardened = virsh(libvirt_uri, "dumpxml", "--inactive", "--security-info", UUID)
         assert hardened == before.replace("0.0.0.0", "127.0.0.1")
@@ -51,3 +71,101 @@ def test_a_console_is_taken_off_the_network_and_given_back(
         assert virsh(libvirt_uri, "dumpxml", "--inactive", "--security-info", UUID) == before
     finally:
         virsh(libvirt_uri, "undefine", UUID)
+
+
+@contextmanager
+def managed(host: Host, scratch: ScratchHost) -> Iterator[list[str]]:
+    """The lab's libvirt daemon has its configuration in the scratch host, whose service it is; gives its restarts."""
+    ask, answer = scratch.root.parent / "ask", scratch.root.parent / "answer"
+    restarts: list[str] = []
+
+    def serve() -> None:
+        while (word := ask.read_text().strip()) == "restart":
+            restarts.append(word)
+            host.restart_libvirtd()
+            answer.write_text("done\n")
+
+    for pipe in (ask, answer):
+        os.mkfifo(pipe)
+    for conf in (host.folder / "etc").glob("*.conf"):
+        scratch.write(f"/etc/libvirt/{conf.name}", conf.read_bytes(), 0o600)
+    scratch.write("/etc/init.d/libvirtd", INIT.format(folder=host.folder, ask=ask, answer=answer), 0o755)
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        yield restarts
+    finally:
+        ask.write_text("end\n")
+        server.join()
+
+
+def guest(name: str, more: str = "") -> str:
+    return f"""\
+<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory>
+  <os><type arch='x86_64' machine='pc'>hvm</type></os>{more}
+</domain>"""
+
+
+def test_libvirt_is_restarted_under_a_guest_that_never_notices(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", host.uri)
+    scratch = ScratchHost(tmp_path / "host")
+    for name, more in (("steady", ""), ("later", ""), ("bare", "<seclabel type='none'/>")):
+        define(host.uri, guest(name, more))
+    try:
+        virsh(host.uri, "start", "steady")
+        process = host.qemu_pid("steady")
+        with managed(host, scratch) as restarts:
+            before = scratch.snapshot()
+            plan = scratch.plan(findings=[finding("HYP-06")])
+            assert apply(plan, scratch.runner) in (State.CONFIRMED, State.WAITING)
+            assert restarts == ["restart"]
+            assert host.qemu_pid("steady") == process
+            assert virsh(host.uri, "domstate", "steady").strip() == "running"
+            with pytest.raises(LabError, match="Unconfined guests are not allowed"):
+                virsh(host.uri, "start", "bare")
+            virsh(host.uri, "start", "later")
+            virsh(host.uri, "destroy", "later")
+            assert rollback(plan.id, scratch.runner) is State.REVERTED
+            assert restarts == ["restart"] * 2
+            assert scratch.snapshot() == before
+            virsh(host.uri, "start", "bare")
+            assert host.qemu_pid("steady") == process
+    finally:
+        for name in ("steady", "later", "bare"):
+            with suppress(LabError):
+                virsh(host.uri, "destroy", name)
+            virsh(host.uri, "undefine", name)
+
+
+def test_a_daemon_that_does_not_take_its_configuration_gets_the_old_one_back(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", host.uri)
+    scratch = ScratchHost(tmp_path / "host")
+    define(host.uri, guest("steady"))
+    try:
+        virsh(host.uri, "start", "steady")
+        process = host.qemu_pid("steady")
+        with managed(host, scratch):
+            before = scratch.snapshot()
+            ended = "with_guests eval 'service_does restart libvirtd && virsh destroy steady'"
+            change = Change(
+                "a restart that ends a guest",
+                (Edit("/etc/libvirt/libvirtd.conf", assignments({"audit_level": "1"})),),
+                activate=(libvirt_restarted(),),
+                tests=("virsh list --name | grep -qx nobody",),
+            )
+            with pytest.raises(HostError, match="a self-test failed; all of it was undone"):
+                apply(scratch.plan(change), scratch.runner)
+            assert scratch.snapshot() == before
+            assert host.qemu_pid("steady") == process
+            fatal = Change(change.title, change.wants, activate=(ended,))
+            with pytest.raises(HostError, match="not the same guests run as before"):
+                apply(scratch.plan(fatal), scratch.runner)
+            assert scratch.snapshot() == before
+    finally:
+        with suppress(LabError):
+            virsh(host.uri, "destroy", "steady")
+        virsh(host.uri, "undefine", "steady")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ipaddress
 from datetime import date
 from fnmatch import fnmatchcase
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +27,11 @@ class Networks(Struct, frozen=True, forbid_unknown_fields=True):
     guest: tuple[str, ...] = ()
     managers: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if one is no network."""
+        for role in self.__struct_fields__:
+            self.of(role)
 
     def of(self, role: str) -> tuple[Network, ...]:
         """The networks of a role."""
@@ -77,6 +81,14 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     key_hosts: int = 10
 
 
+class LogServer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where hosts send their logs, by syslog over TLS; `ca`: file on the hosts with whoever signed its certificate."""
+
+    host: str
+    port: int = 6514
+    ca: str = "/etc/ssl/certs/ca-certificates.crt"
+
+
 class Attestation(Struct, frozen=True, forbid_unknown_fields=True):
     """What a person vouches for: control it answers, who, when, and until when (at most 365 days later)."""
 
@@ -120,6 +132,12 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     """Last day of security updates by release, as "debian-12": over what donjon knows."""
     attestations: tuple[Attestation, ...] = ()
     baseline: dict[str, dict[str, str]] = field(default_factory=dict)
+    log_server: LogServer | None = None
+    """For fixes: hosts whose logs stay at home are told to send them there."""
+    time_servers: tuple[str, ...] = ()
+    """For fixes: hosts whose clock follows nobody are told to follow these."""
+    grub_password: str = ""
+    """For fixes: what `grub-mkpasswd-pbkdf2` prints, "grub.pbkdf2.sha512..."; the password itself is nowhere."""
 
     def attested(self, control: str, today: date) -> Attestation | None:
         """A person's word on a control that is valid today."""
@@ -147,7 +165,6 @@ def profile_names() -> list[str]:
     )
 
 
-@cache
 def load_profile(name_or_path: str) -> Profile:
     """A profile that donjon ships, or one in a TOML file.
 
@@ -167,4 +184,7 @@ def load_profile(name_or_path: str) -> Profile:
     try:
         return msgspec.toml.decode(text, type=Profile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot load profile {name_or_path}: {error}") from error
+        raise ConfigError(
+            f"cannot load profile {name_or_path}: {error}",
+            hint="`donjon audit profile show kvm-single` prints all that a profile can say",
+        ) from error

@@ -76,6 +76,7 @@ _FAMILIES: tuple[tuple[str, str, str, tuple[Verb, ...]], ...] = (
             Verb("collect", "audit_collect:collect", "Only look at hosts, and keep what was seen."),
             Verb("report", "audit:report", "Show a report again, or write it in another form."),
             Verb("diff", "audit:diff", "Show what changed between two audits."),
+            Verb("baseline", "audit_baseline:baseline", "Print a host's critical files as they are, for approval."),
             Verb("controls", "audit_catalogue:controls", "List what is judged."),
         ),
     ),
@@ -231,13 +232,11 @@ def load_verb(app: App, words: Sequence[str]) -> App:
 
 def whole_verb(words: list[str]) -> list[str]:
     """What is meant where a family is named alone: `donjon audit` is `donjon audit run`."""
-    alone = len(words) == 1 or words[1].startswith("-")
-    helped = {"-h", "--help"} & set(words)
-    return (
-        [words[0], _DEFAULT_VERBS[words[0]], *words[1:]]
-        if words and words[0] in _DEFAULT_VERBS and alone and not helped
-        else words
-    )
+    family, rest = words[:1], words[1:]
+    alone = not rest or rest[0].startswith("-")
+    if not family or family[0] not in _DEFAULT_VERBS or not alone or {"-h", "--help"} & set(rest):
+        return words
+    return [*family, _DEFAULT_VERBS[family[0]], *rest]
 
 
 def verb_names() -> list[tuple[str, ...]]:

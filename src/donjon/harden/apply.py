@@ -97,7 +97,10 @@ def pending(runner: Runner) -> tuple[OnHost, ...]:
 def _state(output: Output, what: str, hint: str) -> State:
     """How it ended, or why it did not."""
     if output.rc == 0:
-        return State(output.out.decode(errors="replace").strip().splitlines()[-1])
+        try:
+            return State(output.out.decode(errors="replace").strip().rpartition("\n")[2])
+        except ValueError as error:
+            raise HostError(f"cannot {what}: {error}", hint="see `donjon harden pending`") from error
     message = f"cannot {what}: {output.complaint}"
     if output.rc in (_REFUSED, _DECIDED):
         raise RefusedError(message, hint=hint)

@@ -8,8 +8,8 @@ Source: GNU GRUB manual, "Simple configuration"; Debian's grub-mkconfig reads /e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
+from donjon.audit.catalogue import FixClass
 from donjon.audit.controls.command_lines import entry_options
 from donjon.audit.fact import need
 from donjon.audit.facts.host import Host
@@ -44,17 +44,21 @@ def without_option(result: Result, host: Host, profile: Profile) -> Change | Non
         for line in need(host.boot.loader).entries
         if any(_is(option, word) for word in entry_options(where, line.text))
     }
-    edits = [
-        Edit(path, _from_entries(where, option)) for path in sorted(places) if _WRITTEN_BY_HAND.search(path)
-    ]
-    generated = sorted(path for path in places if path.endswith("/grub.cfg"))
-    if generated:
-        edits.append(Edit(DEFAULTS, _from_defaults(where, option)))
-    if not edits or len(places) > len(edits):
+    written = {path for path in places if _WRITTEN_BY_HAND.search(path)}
+    generated = {path for path in places if path.endswith("/grub.cfg")}
+    if not places or places - written - generated:
         return None
+    edits = [Edit(path, _from_entries(where, option)) for path in sorted(written)]
+    edits += [Edit(DEFAULTS, _from_defaults(where, option))] if generated else []
     system = "Xen" if where == "xen" else "Linux"
-    activate = tuple(regenerated(path) for path in generated)
-    return Change(f"{system} starts without {option}", tuple(edits), activate=activate, note=NEXT_BOOT)
+    activate = tuple(regenerated(path) for path in sorted(generated))
+    return Change(
+        f"{system} starts without {option}",
+        tuple(edits),
+        activate=activate,
+        fix_class=FixClass.NEXT_BOOT,
+        note=NEXT_BOOT,
+    )
 
 
 def with_option(host: Host, where: str, option: str, *, note: str = "") -> Change | None:
@@ -74,6 +78,7 @@ def with_option(host: Host, where: str, option: str, *, note: str = "") -> Chang
         f"{system} starts with {option}",
         (Edit(OWN_DEFAULTS, lines(f'{variable}="${variable} {option}"'), mode=0o644),),
         activate=tuple(regenerated(path) for path in generated),
+        fix_class=FixClass.NEXT_BOOT,
         note="; ".join(filter(None, (NEXT_BOOT, note))),
     )
 
@@ -101,16 +106,16 @@ def _from_defaults(where: str, option: str) -> Rewrite:
 
 def _from_entries(where: str, option: str) -> Rewrite:
     def rewrite(text: str) -> str:
+        starts = (bool(entry_options(where, line.strip())) for line in text.splitlines())
         return "".join(
-            _less(option, line) if entry_options(where, line.strip()) else line for line in text.splitlines(True)
+            _less(option, line) if start else line
+            for line, start in zip(text.splitlines(keepends=True), starts, strict=True)
         )
 
     return rewrite
 
 
-def _less(option: str, line: str) -> str:
-    """Its words without the option, whatever its value; blanks between the others stay."""
-    keep: Callable[[re.Match[str]], str] = lambda found: "" if _is(option, found[2]) else found[0]  # noqa: E731
-    return re.sub(r"([ \t]*)(\S+)", keep, line).lstrip(" \t") if not line[:1].isspace() else re.sub(
-        r"([ \t]*)(\S+)", keep, line
-    )
+def _less(option: str, text: str) -> str:
+    """Its words without the option, whatever its value; Linux takes - and _ for the same."""
+    name = "[-_]".join(map(re.escape, re.split("[-_]", option)))
+    return re.sub(rf"(?:^|[ \t]+){name}(?:=\S*)?(?=\s|$)", "", text)

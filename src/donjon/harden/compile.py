@@ -13,32 +13,29 @@ from donjon.harden.plan import AccessStep, CommandStep, DocumentStep, FileStep, 
 BASE = "/var/lib/donjon/harden"
 """Folder on the host with the journals of plans, one each, named by id."""
 
-_INSTALL = """\
+_CALLER = """\
 DONJON_CALLER=$PPID
 export DONJON_CALLER
 umask 077
-base=${{DONJON_ROOT-}}{base}
-journal=$base/{id}
-case $(cat "$journal/status" 2>/dev/null) in
-'' | reverted) ;;
-confirmed) echo confirmed; exit 0 ;;
-*) echo "this plan is $(cat "$journal/status")" >&2; exit 10 ;;
-esac
-mkdir -p "$base" && chmod 700 "$base" && rm -rf "$journal" && mkdir "$journal" || exit 10
-cat >"$journal/plan.sh" <<'{mark}'
+"""
+_INSTALL = """\
+(
+install <<'{mark}'
 {program}
 {mark}
-setsid sh "$journal/plan.sh" apply {seconds}
-rc=$?
-[ -e "$journal/status" ] || rm -rf "$journal"
-exit $rc
+exec setsid sh "$JOURNAL/plan.sh" apply {seconds} </dev/null
+)
 """
+# It goes on to its end even if the connection does not last so long: what it says goes to files.
 _CALL = """\
-DONJON_CALLER=$PPID
-export DONJON_CALLER
-program=${{DONJON_ROOT-}}{base}/{id}/plan.sh
-[ -e "$program" ] || {{ echo "nothing is known of it here" >&2; exit 10; }}
-sh "$program" {verb}
+journal=${{DONJON_ROOT-}}{base}/{id}
+[ -e "$journal/plan.sh" ] || {{ echo "nothing is known of it here" >&2; exit 10; }}
+setsid sh "$journal/plan.sh" {verb} </dev/null >"$journal/.out.$$" 2>"$journal/.err.$$"
+rc=$?
+cat "$journal/.out.$$"
+cat "$journal/.err.$$" >&2
+rm -f "$journal/.out.$$" "$journal/.err.$$"
+exit $rc
 """
 _LIST = """\
 for journal in "${DONJON_ROOT-}"/var/lib/donjon/harden/*/; do
@@ -53,12 +50,13 @@ def apply_script(plan: Plan, confirm_after: int) -> bytes:
     mark = "DONJON_PLAN"
     while mark in program:
         mark += "_"
-    return _INSTALL.format(base=BASE, id=plan.id, program=program, mark=mark, seconds=confirm_after).encode()
+    install = _INSTALL.format(program=program, mark=mark, seconds=confirm_after)
+    return "\n".join([_CALLER, *_facts(plan), library(), install]).encode()
 
 
 def call_script(plan_id: str, verb: str) -> bytes:
     """Sh that calls a program that is on the host already: "confirm" or "rollback"."""
-    return _CALL.format(base=BASE, id=shlex.quote(plan_id), verb=verb).encode()
+    return (_CALLER + _CALL.format(base=BASE, id=shlex.quote(plan_id), verb=verb)).encode()
 
 
 def list_script() -> bytes:
@@ -68,6 +66,19 @@ def list_script() -> bytes:
 
 def plan_program(plan: Plan) -> str:
     """The program that stays on the host: what target.sh says, with the pieces of this plan."""
+    return "\n".join(
+        [
+            *_facts(plan),
+            library(),
+            *(_step(number, step) for number, step in enumerate(plan.steps, start=1)),
+            *(_piece(f"activate_{number}", text) for number, text in enumerate(plan.activations, start=1)),
+            *(_piece(f"test_{number}", text) for number, text in enumerate(plan.tests, start=1)),
+            'main "$@"',
+        ]
+    )
+
+
+def _facts(plan: Plan) -> list[str]:
     facts = {
         "ID": plan.id,
         "HOST": plan.host,
@@ -77,16 +88,7 @@ def plan_program(plan: Plan) -> str:
         "ACTIVATIONS": len(plan.activations),
         "TESTS": len(plan.tests),
     }
-    return "\n".join(
-        [
-            *(f"{name}={shlex.quote(str(value))}" for name, value in facts.items()),
-            library(),
-            *(_step(number, step) for number, step in enumerate(plan.steps, start=1)),
-            *(_piece(f"activate_{number}", text) for number, text in enumerate(plan.activations, start=1)),
-            *(_piece(f"test_{number}", text) for number, text in enumerate(plan.tests, start=1)),
-            'main "$@"',
-        ]
-    )
+    return [f"{name}={shlex.quote(str(value))}" for name, value in facts.items()]
 
 
 @cache

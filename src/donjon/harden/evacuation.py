@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def evacuate(
     *,
     only: Collection[str] | None = None,
     trial: bool = False,
+    on_moved: Callable[[Evacuation], None] = lambda _: None,
 ) -> Evacuation:
     """Move the running guests of a host to another, one after the other.
 
@@ -62,6 +63,7 @@ def evacuate(
         progress: is told of each guest.
         only: UUIDs or names of the guests that are meant; None: all.
         trial: move nothing, only say what would be.
+        on_moved: told of each guest as soon as it is there, so that whoever is stopped in the middle knows.
 
     Raises:
         RefusedError: both are the same host.
@@ -80,8 +82,10 @@ def evacuate(
             reasons = _move(here, guest, route, progress)
         if reasons:
             staying.append(Staying(guest.uuid, guest.name, reasons))
-        else:
-            moved.append(Moved(guest.uuid, guest.name))
+            continue
+        moved.append(Moved(guest.uuid, guest.name))
+        if not trial:
+            on_moved(Evacuation(here.host_name, there.host_name, (moved[-1],), ()))
     return Evacuation(here.host_name, there.host_name, tuple(moved), tuple(staying))
 
 

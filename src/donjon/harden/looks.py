@@ -11,7 +11,7 @@ from msgspec import Struct
 from donjon.harden import firewall
 from donjon.harden.change import Chain, Command, Document, Edit, Permissions, Want
 from donjon.harden.hunks import hunks_between
-from donjon.harden.plan import ABSENT, AccessStep, CommandStep, DocumentStep, FileStep, Step
+from donjon.harden.plan import ABSENT, AccessStep, CommandStep, DocumentStep, FileStep, Hunk, Step
 from donjon.harden.runner import Runner
 from donjon.harden.survey import DIGEST_LENGTH, survey
 
@@ -137,7 +137,7 @@ def _file(edits: list[Edit], looks: Looks) -> list[Step]:
     if after == before:
         return []
     digest = hashlib.sha256(after.encode(encoding)).hexdigest()
-    return [FileStep(path, state, digest, hunks_between(before, after), 0o644 if mode is None else mode)]
+    return [FileStep(path, state, digest, _hunks(before, after, encoding), 0o644 if mode is None else mode)]
 
 
 def _document(edits: list[Document], looks: Looks) -> list[Step]:
@@ -150,7 +150,7 @@ def _document(edits: list[Document], looks: Looks) -> list[Step]:
     if after == before:
         return []
     was, will_be = (hashlib.sha256(text).hexdigest() for text in (content, after.encode(encoding)))
-    return [DocumentStep(one.name, one.read, one.write, was, will_be, hunks_between(before, after))]
+    return [DocumentStep(one.name, one.read, one.write, was, will_be, _hunks(before, after, encoding))]
 
 
 def _access(wants: list[Permissions], looks: Looks) -> list[Step]:
@@ -171,6 +171,13 @@ def _access(wants: list[Permissions], looks: Looks) -> list[Step]:
 def _command(want: Command, looks: Looks, at_confirm: bool = False) -> CommandStep:
     digest = hashlib.sha256(printed(want.state, looks)).hexdigest()
     return CommandStep(want.title, want.do, want.undo, want.state, digest, at_confirm)
+
+
+def _hunks(before: str, after: str, encoding: str) -> tuple[Hunk, ...]:
+    hunks = hunks_between(before, after)
+    if any("\0" in text or not (encoding == "utf-8" or text.isascii()) for hunk in hunks for text in hunk.added):
+        raise CannotBeDone("a line that would change is no text in UTF-8")
+    return hunks
 
 
 def _text(content: bytes) -> tuple[str, str]:

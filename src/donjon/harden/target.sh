@@ -5,7 +5,8 @@
 # undo_N, activate_N, test_N. All that is written before something is done is on disk before it is done.
 #
 # The journal, $JOURNAL: plan.sh (this), status, apply (process), session (who applied), deadman (process), decision
-# ("confirm PID" or "revert PID", made once, by link(2)), and per step N/: what was before; armed: undo has to do with it.
+# (made once: a link to "confirm PID" or "revert PID"), and per step N/: what was before; armed, while there is something
+# to undo, and then undone. Beside the journals, pending: the plan that is not decided yet.
 # Exit codes: 0 done, 10 refused and nothing done, 11 failed and undone, 12 failed and not undone, 13 decided otherwise.
 ROOT=${DONJON_ROOT-}
 PATH=$PATH:/usr/sbin:/usr/bin:/sbin:/bin
@@ -29,7 +30,7 @@ digest() { # of what is on standard input; RHEL 5 may have no sha256sum
 
 file_state() { # PATH: digest, "absent", or what it is instead of a file
     if [ -L "$1" ]; then echo link
-    elif [ -f "$1" ] && ! way_is_safe "$1"; then echo "others can replace it"
+    elif ! way_is_safe "$1"; then echo "others can replace it"
     elif [ -f "$1" ]; then digest <"$1"
     elif [ -e "$1" ]; then echo "not a file"
     else echo absent
@@ -44,17 +45,15 @@ access_state() { # PATH: "0600 UID GID", or why it cannot be changed safely
     fi
 }
 
-way_is_safe() { # PATH: nobody but root (or us) can put something else there between a look and a change
+way_is_safe() { # PATH, there or not: nobody but root (or us) can put something else there between a look and a change
     above=$1
     while above=${above%/*} && [ "${#above}" -gt "${#ROOT}" ]; do
         [ ! -L "$above" ] || return 1
+        [ -e "$above" ] || continue
         # shellcheck disable=SC2046
-        set -- $(stat -c '%a %u %g' "$above")
+        set -- $(stat -c '%a %u' "$above")
         [ "$2" = 0 ] || [ "$2" = "$(id -u)" ] || return 1
-        case $1-$3 in
-        1???-*) ;;
-        *[2367]-* | *[2367]?-[!0]*) return 1 ;;
-        esac
+        case $1 in *[2367] | *[2367]?) return 1 ;; esac # a group's bits are those of an access list, too
     done
 }
 
@@ -73,8 +72,8 @@ session() { # the ssh connection we are in (sudo hides it from us, but not from 
     say "on the host ${DONJON_CALLER-}"
 }
 
-runs() { # PID: is there, and no zombie
-    grep -q '^State:[[:space:]]*[^ZX[:space:]]' "/proc/$1/status" 2>/dev/null
+runs() { # PID: is there, with a plan's program: neither a zombie, nor somebody who was given the same number later
+    grep -q '/harden/[0-9a-f]*/plan\.sh' "/proc/$1/cmdline" 2>/dev/null
 }
 
 # ---- the journal
@@ -87,37 +86,52 @@ record() { # NAME TEXT
 }
 
 decide() { # confirm or revert: succeeds for the one who decided, exactly once
-    say "$1 $$" >"$JOURNAL/.decision.$$" && durable "$JOURNAL/.decision.$$"
-    ln "$JOURNAL/.decision.$$" "$JOURNAL/decision" 2>/dev/null
-    made=$?
-    rm -f "$JOURNAL/.decision.$$"
+    ln -s "$1 $$" "$JOURNAL/decision" 2>/dev/null || return 1
     durable "$JOURNAL"
-    return $made
 }
+
+decision() { readlink "$JOURNAL/decision"; } # a link cannot be half written, and finds room on a disk that is full
 
 # ---- kinds of steps; each knows: check (is it as when it was planned), finished, save, do, undo, kept
 
 file_step() { # VERB N PATH BEFORE AFTER MODE: AFTER is the digest of what content_N prints
-    path=$ROOT$3 old=$JOURNAL/$2/old new=$ROOT$3.donjon-new
+    path=$ROOT$3 old=$JOURNAL/$2/old new=$ROOT$3.donjon-new folders=$JOURNAL/$2/folders
     case $1 in
     check) [ "$(file_state "$path")" = "$4" ] || drifted "$3" ;;
     finished) [ "$(file_state "$path")" = "$5" ] ;;
-    save) if [ "$4" = absent ]; then [ -d "${path%/*}" ] || : >"$JOURNAL/$2/folder"; else keep "$path" "$old" && [ "$(digest <"$old")" = "$4" ]; fi ;;
+    save) if [ "$4" = absent ]; then missing_above "$path" >"$folders"; else keep "$path" "$old" && [ "$(digest <"$old")" = "$4" ]; fi ;;
     do)
         if [ "$4" = absent ]; then
-            mkdir -p -m 755 "${path%/*}" && "content_$2" /dev/null >"$new" && chmod "$6" "$new"
+            (umask 022 && mkdir -p "${path%/*}") && "content_$2" /dev/null >"$new" && chmod "$6" "$new"
         else
             keep "$old" "$new" && "content_$2" "$old" >"$new"
         fi && [ "$(digest <"$new")" = "$5" ] && into_place "$new" "$path" && { [ "$4" != absent ] || label "$path"; }
         ;;
     undo)
-        rm -f "$new"
-        if [ "$4" = absent ]; then rm -f "$path" && { [ ! -e "$JOURNAL/$2/folder" ] || rmdir "${path%/*}" 2>/dev/null || :; }
-        else keep "$old" "$new" && into_place "$new" "$path"
-        fi
+        case $(file_state "$path") in
+        "$4") rm -f "$new" ;;
+        "$5" | absent) put_back "$4" ;;
+        "others can replace it" | link | "not a file") return 1 ;;
+        *) keep "$path" "$JOURNAL/$2/theirs" && complain "what somebody wrote into $3 is in $JOURNAL/$2/theirs now"; put_back "$4" ;;
+        esac || return 1
+        [ "$4" != absent ] || while read -r folder; do rmdir "$folder" 2>/dev/null || :; done <"$folders"
         ;;
     kept) case $(file_state "$path") in "$4" | "$5") ;; *) drifted "$3" ;; esac ;;
     esac
+}
+
+missing_above() { # PATH: the folders on the way to it that are not there, the deepest first
+    above=${1%/*}
+    while [ -n "$above" ] && [ ! -d "$above" ]; do say "$above"; above=${above%/*}; done
+}
+
+put_back() { # BEFORE: $path is what it was; on a disk that is full, by writing over what it is
+    rm -f "$new"
+    if [ "$1" = absent ]; then rm -f "$path"
+    elif ! { keep "$old" "$new" && [ "$(digest <"$new")" = "$1" ] && into_place "$new" "$path"; }; then
+        rm -f "$new"
+        cat "$old" >"$path" && durable "$path"
+    fi
 }
 
 keep() { cp --preserve=all "$1" "$2" 2>/dev/null || cp -p "$1" "$2"; } # busybox and old systems know only -p
@@ -131,9 +145,18 @@ access_step() { # VERB N PATH BEFORE MODE OWNER
     check) [ "$(access_state "$path")" = "$4" ] || drifted "permissions of $3" ;;
     finished) false ;;
     save) say "$4" >"$JOURNAL/$2/access" ;;
-    do) { [ -z "$6" ] || chown -h "$6" "$path"; } && chmod "$5" "$path" && case $(access_state "$path") in "$5 "*) ;; *) false ;; esac ;;
-    undo) [ ! -e "$path" ] || { read -r mode user group <"$JOURNAL/$2/access" && chown -h "$user:$group" "$path" && chmod "$mode" "$path"; } ;;
-    kept) case $(access_state "$path") in absent | "$4" | "$5 "*) ;; *) drifted "permissions of $3" ;; esac ;;
+    do)
+        { [ -z "$6" ] || chown -h "$6" "$path"; } && chmod "$5" "$path" && access_state "$path" >"$JOURNAL/$2/now" &&
+            case $(cat "$JOURNAL/$2/now") in "$5 "*) ;; *) false ;; esac
+        ;;
+    undo)
+        case $(access_state "$path") in
+        absent | "$4") ;;
+        [0-7]*) read -r mode user group <"$JOURNAL/$2/access" && chown -h "$user:$group" "$path" && chmod "$mode" "$path" ;;
+        *) false ;;
+        esac
+        ;;
+    kept) case $(access_state "$path") in absent | "$4" | "$(cat "$JOURNAL/$2/now" 2>/dev/null)") ;; *) drifted "permissions of $3" ;; esac ;;
     esac
 }
 
@@ -143,7 +166,7 @@ command_step() { # VERB N BEFORE TITLE: BEFORE is the digest of what state_N pri
     case $1 in
     check) [ "$(piece "state_$2" | digest)" = "$3" ] || drifted "$4" ;;
     finished) false ;;
-    save) piece "state_$2" >"$BEFORE" ;;
+    save) piece "state_$2" >"$BEFORE" && [ "$(digest <"$BEFORE")" = "$3" ] ;;
     do) piece "do_$2" && piece "state_$2" | digest >"$JOURNAL/$2/now" ;;
     undo) piece "undo_$2" ;;
     kept)
@@ -203,7 +226,7 @@ run_step() { # N
 run_steps() { # FIRST LAST: stops at the first that fails, or when somebody has decided that all is undone
     n=$1
     while [ "$n" -le "$2" ]; do
-        case $(recorded decision) in revert*) complain "it took too long"; return 1 ;; esac
+        case $(decision) in revert*) complain "it took too long"; return 1 ;; esac
         run_step "$n" || { complain "step $n failed: $("title_$n")"; return 1; }
         n=$((n + 1))
     done
@@ -225,12 +248,16 @@ self_test() {
     done
 }
 
-undo_all() { # [early]: at boot before any service runs, only what is in files
+undo_all() { # [early]: at boot before any service runs, only what is in files; what is undone once is so for good
     trouble=0 begun=0 n=$TOTAL
+    [ "${1-}" = early ] || record status undoing
     while [ "$n" -gt 0 ]; do
+        [ ! -e "$JOURNAL/$n/undone" ] || begun=1
         if [ -e "$JOURNAL/$n/armed" ] && { [ "${1-}" != early ] || [ ! -e "$JOURNAL/$n/before" ]; }; then
             begun=1
-            "step_$n" undo || { complain "step $n cannot be undone: $("title_$n")"; trouble=1; }
+            if "step_$n" undo; then mv -f "$JOURNAL/$n/armed" "$JOURNAL/$n/undone"
+            else complain "step $n cannot be undone: $("title_$n")"; trouble=1
+            fi
         fi
         n=$((n - 1))
     done
@@ -245,46 +272,60 @@ undone() { # ends the program: all that was done is undone
     exit 12
 }
 
-release() { unhook_boot && rm -f "$BASE/pending"; }
-tidy() { [ "$(cat "$BASE/pending" 2>/dev/null)" != "$ID" ] || release; } # whoever came to an end died over this
+release() { [ "$(pending)" != "$ID" ] || { unhook_boot && rm -f "$BASE/pending"; }; } # what another plan has armed stays
+pending() { cat "$BASE/pending" 2>/dev/null; }
 
 # ---- verbs
 
 claim() { # one plan at a time
-    other=$(cat "$BASE/pending" 2>/dev/null)
+    other=$(pending)
     case ${other:-none}-$(cat "$BASE/${other:-none}/status" 2>/dev/null) in
     none-) ;;
     "$ID-" | *-confirmed | *-reverted) rm -f "$BASE/pending" ;;
     *-) runs "$(cat "$BASE/$other/apply" 2>/dev/null)" || rm -f "$BASE/pending" ;;
     esac
-    say "$ID" >"$JOURNAL/.pending" && ln "$JOURNAL/.pending" "$BASE/pending" 2>/dev/null
+    say "$ID" >"$JOURNAL/.pending" && ln "$JOURNAL/.pending" "$BASE/pending" 2>/dev/null || { complain "plan $(pending) is not decided yet"; return 1; }
 }
 
+install() { # what is on standard input becomes this plan's program; nobody else can come to this at the same time
+    mkdir -p "$BASE" && chmod 700 "$BASE" && exec 9>"$BASE/lock" || refuse "there is no place for the journal: $BASE"
+    way_is_safe "$BASE/." || refuse "others can write to a folder on the way to $BASE"
+    ! command -v flock >/dev/null 2>&1 || flock -n 9 || refuse "a plan is just about to be applied"
+    case $(recorded status) in
+    '' | reverted) ;;
+    confirmed) say confirmed; exit 0 ;;
+    *) refuse "this plan is $(recorded status)" ;;
+    esac
+    rm -rf "$JOURNAL" && mkdir "$JOURNAL" && cat >"$JOURNAL/plan.sh" && sync || turn_down "its program cannot be written"
+}
+
+turn_down() { rm -rf "$JOURNAL"; refuse "$*"; }
+
 apply() { # S
-    [ "$(host_id)" = "$HOST" ] || refuse "this is another host than the one it was planned for"
+    [ "$(host_id)" = "$HOST" ] || turn_down "this is another host than the one it was planned for"
     n=1
-    while [ "$n" -le "$TOTAL" ]; do
-        [ "$n" -gt "$LAST" ] || "step_$n" finished || "step_$n" check || exit 10
+    while [ "$n" -le "$LAST" ]; do
+        "step_$n" finished || "step_$n" check || turn_down "nothing was changed"
         n=$((n + 1))
     done
-    record apply $$ && claim || refuse "plan $(cat "$BASE/pending") is not decided yet"
-    record session "$(session)" && record status applying || exit 10
-    { hook_boot || [ "$GUARDED" = 0 ]; } && arm "$1" || { unhook_boot; rm -f "$BASE/pending"; record status reverted; refuse "the undo cannot be armed"; }
+    record apply $$ && claim && record session "$(session)" && record status applying || { release; turn_down "nothing was changed"; }
+    exec 9>&-
+    { hook_boot || [ "$GUARDED" = 0 ]; } && arm "$1" || { record status reverted; release; refuse "the undo cannot be armed"; }
     if run_steps 1 "$LAST" && activate && self_test; then
-        if [ "$GUARDED" = 1 ]; then record status waiting && say waiting && exit 0; fi
-        if decide confirm; then
+        if [ "$GUARDED" = 1 ]; then
+            if record status waiting; then say waiting; exit 0; fi
+        elif decide confirm; then
             if make_permanent; then say confirmed; exit 0; fi
             undone
         fi
-    elif decide revert; then
-        undone
     fi
+    if decide revert; then undone; fi
     complain "it is being undone"
     exit 11
 }
 
 confirm() {
-    case $(recorded status)-$(recorded decision) in
+    case $(recorded status)-$(decision) in
     confirmed-*) say confirmed; exit 0 ;;
     waiting-) ;;
     waiting-confirm* | confirming-*) complain "it is being confirmed"; exit 13 ;;
@@ -301,9 +342,10 @@ rollback() {
     case $(recorded status) in
     reverted) say reverted; exit 0 ;;
     confirmed)
+        claim || exit 10
         n=1
         while [ "$n" -le "$TOTAL" ]; do
-            [ ! -e "$JOURNAL/$n/armed" ] || "step_$n" kept || exit 10
+            [ ! -e "$JOURNAL/$n/armed" ] || "step_$n" kept || { release; exit 10; }
             n=$((n + 1))
         done
         ;;
@@ -312,19 +354,15 @@ rollback() {
         decide revert || { complain "it is being decided"; exit 13; }
         ;;
     esac
-    record status undoing
     if undo_all; then say reverted; exit 0; fi
     exit 12
 }
 
 boot() { # early or late; no process of ours is older than the boot
-    case $(recorded status) in applying | waiting | confirming | undoing | revert-failed) ;; *) tidy; exit 0 ;; esac
-    if [ "$1" = early ]; then
-        decide revert
-        case $(recorded decision) in revert*) undo_all early ;; esac
-    else
-        finish
-    fi
+    case $(recorded status) in applying | waiting | confirming | undoing | revert-failed) ;; *) release; exit 0 ;; esac
+    if [ "$1" = late ]; then finish; exit; fi
+    decide revert
+    is_confirmed || undo_all early
 }
 
 main() {

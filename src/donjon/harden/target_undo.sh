@@ -85,25 +85,33 @@ deadman() { # S: undoes all if nobody confirms so long, or if whoever decides or
     left=$1 limit=$LONGEST_APPLY_S
     record deadman $$
     while :; do
-        decision=$(recorded decision)
-        if [ -n "$decision" ]; then runs "${decision#* }" || break
+        [ "$(recorded deadman)" = $$ ] || exit 0 # the plan was undone, and is applied anew
+        if decided=$(decision); then limit=$((limit - 1)); runs "${decided#* }" || break
         elif [ "$(recorded status)" = waiting ]; then left=$((left - 1))
         else limit=$((limit - 1)); runs "$(recorded apply)" || [ "$(recorded status)" = waiting ] || break
         fi
         [ "$left" -ge 0 ] && [ "$limit" -ge 0 ] || break
         sleep 1
     done
-    [ "$limit" -ge 0 ] || kill -9 -- "-$(recorded apply)" 2>/dev/null
-    finish || { sleep 5; undo_all; }
+    if [ "$limit" -lt 0 ]; then
+        for process in "$(recorded apply)" "${decided#* }"; do
+            ! runs "$process" || kill -9 -- "-$process"
+        done
+    fi
+    for pause in 5 30 120 600 0; do
+        if finish; then exit 0; fi
+        sleep "$pause"
+    done
 }
 
-finish() { # what was decided; if nothing was, it is undone
-    case $(recorded status) in '' | confirmed | reverted) tidy; return 0 ;; esac
+finish() { # what was decided; if nothing was, or it cannot be noted, it is undone
+    case $(recorded status) in '' | confirmed | reverted) release; return 0 ;; esac
     decide revert
-    case $(recorded decision) in
-    confirm*) make_permanent || undo_all ;;
-    revert*) undo_all ;;
-    esac
+    if is_confirmed; then make_permanent || undo_all; else undo_all; fi
+}
+
+is_confirmed() { # and nobody has begun to undo it since
+    case $(decision)-$(recorded status) in *-undoing | *-revert-failed) return 1 ;; confirm*) ;; *) return 1 ;; esac
 }
 
 make_permanent() {

@@ -11,11 +11,15 @@ from donjon.model.progress import Progress
 
 
 class FakeMigrators:
-    """Hosts by address. A guest whose UUID is in `refused` does not move: QEMU's reason is its value."""
+    """Hosts by address. A guest whose UUID is in `refused` does not move: QEMU's reason is its value.
+
+    `stopped_at`: UUID of the guest at which the operator presses Ctrl-C.
+    """
 
     def __init__(self, hosts: dict[str, Iterable[RunningGuest]], refused: dict[str, str] | None = None) -> None:
         self.refused = dict(refused or {})
         self.routes: list[Route] = []
+        self.stopped_at: str | None = None
         self._guests = {address: {guest.uuid: guest for guest in guests} for address, guests in hosts.items()}
 
     def at(self, address: str) -> FakeMigrator:
@@ -42,6 +46,8 @@ class FakeMigrator:
         """Move a guest, unless it is refused."""
         progress.begin(f"moving {uuid}", 0)
         self._hosts.routes.append(route)
+        if uuid == self._hosts.stopped_at:
+            raise KeyboardInterrupt("SIGINT")
         if uuid in self._hosts.refused:
             raise HostError(f"cannot move it: {self._hosts.refused[uuid]}")
         guest = self._hosts.guests(self.host_name).pop(uuid)

@@ -37,7 +37,8 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True):
     """A piece of a bundle.
 
     `absent`: paths and patterns that were asked for, whether they matched or not. `paths`: "0644 root:root", with a
-    letter of `find` before it if it is no file ("d 0755 root:root"), and mtime after it. `looked`: root -> depth.
+    letter of `find` before it if it is no file ("d 0755 root:root"), and mtime
+    (of a link, its target) after it. `looked`: root -> depth.
     """
 
     kinds: str = "K"
@@ -118,7 +119,8 @@ def results_of(control: str, case: Case) -> list[Result]:
 
 def _path(path: str, text: str) -> PathInfo:
     kind, text = (text[0], text[2:]) if text[1] == " " else ("f", text)
-    mode, owner, *mtime = text.split()
+    mode, owner, *more = text.split()
+    target, mtime = ("".join(more), "0") if kind == "l" else ("", "".join(more) or "0")
     user, group = owner.split(":")
     return PathInfo(
         path,
@@ -128,5 +130,6 @@ def _path(path: str, text: str) -> PathInfo:
         user,
         group,
         kind,
-        mtime=int(mtime[0]) if mtime else 0,
+        mtime=int(mtime),
+        target=target,
     )

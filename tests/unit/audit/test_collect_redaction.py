@@ -37,6 +37,9 @@ SECRETS = [
     ("run --password HUNTER2 --user x", "run --password [blanked] --user x"),
     ("smb://user:HUNTER2@host/x http://u:p@HUNTER2@h", "smb://user:[blanked]@host/x http://u:[blanked]@h"),
     ("mysql://root:HUN@TER2HUNTER2@localhost:3306/db", "mysql://root:[blanked]@localhost:3306/db"),
+    ("iscsi://user%HUNTER2@10.0.0.1:3260/iqn/1", "iscsi://user%[blanked]@10.0.0.1:3260/iqn/1"),
+    ("https://HUNTER2HUNTER2HUNTER2@host/deb", "https://[blanked]@host/deb"),
+    ("rbd:pool/img:id=admin:key=AQHUNTER2==:auth=x,y=1", "rbd:pool/img:id=admin:key=[blanked]:auth=x,y=1"),
     ("root:$6$salt$HUNTER2:19000:0", "root:[blanked]:19000:0"),
     ("root:$y$j9T$HUNTER2$HUNTER2:1", "root:[blanked]:1"),
     ("x pbkdf2 root grub.pbkdf2.sha512.9.HUNTER2", "x pbkdf2 root grub.pbkdf2.[blanked]"),
@@ -75,6 +78,7 @@ KEPT = [
     '{"match": {"left": {"ct": {"key": "state"}}, "right": "established"}}',
     'echo "$1$2" # $5 each',
     "http://host:8080/path user@host",
+    "ssh://git@host/path",
 ]
 AWKS = {"awk": ["awk"], "busybox": ["busybox", "awk"]}
 

@@ -18,6 +18,7 @@ import pytest
 from donjon.cli.main import main
 from donjon.repository.format.keyfile import Scrypt
 from donjon.testing.hypervisor import FakeHypervisor
+from donjon.testing.migration import FakeMigrators
 from donjon.wiring import Program
 
 PASSWORD = "correct horse\tbattery 'staple'"
@@ -48,10 +49,12 @@ class Cli:
     capture: pytest.CaptureFixture[bytes]
     environ: dict[str, str]
     hypervisor: FakeHypervisor = field(default_factory=FakeHypervisor)
+    migrators: FakeMigrators = field(default_factory=lambda: FakeMigrators({}))
 
     def __call__(self, *words: str | Path, **environ: str) -> Outcome:
         program = Program(
             connect=lambda _uri: nullcontext(self.hypervisor),
+            migrator=lambda uri: nullcontext(self.migrators.at(uri)),
             scrypt=CHEAP,
             environ={**self.environ, **environ},
         )

@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -58,7 +59,10 @@ class ScratchHost:
     def power_cut(self) -> None:
         """All processes of donjon on this host are gone, at once."""
         for file in self.at("/var/lib/donjon/harden").glob("*/deadman"):
-            os.kill(int(file.read_text()), signal.SIGKILL)
+            process = int(file.read_text())
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if os.fsencode(file.parent) in Path(f"/proc/{process}/cmdline").read_bytes():
+                    os.kill(process, signal.SIGKILL)
 
     def at(self, path: str) -> Path:
         return self.root / path.lstrip("/")

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import subprocess
+from tempfile import TemporaryFile
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from donjon.harden.editors import Rewrite, assignments, directives, expressions, in_section, lines
 from donjon.harden.hunks import diff, hunks_between, shell
+from donjon.harden.plan import Hunk
 
 TEXTS = st.text(st.sampled_from("ab =#[]()m\n'\"\\$\r\t\0é"), max_size=60)
 
@@ -50,14 +53,49 @@ def test_twice_is_as_good_as_once(text: str) -> None:
         assert rewrite(once) == once
 
 
+def changed(before: str, hunks: tuple[Hunk, ...]) -> str:
+    """What a host makes of a text."""
+    with TemporaryFile() as file:
+        file.write(before.encode())
+        file.flush()
+        script = f"content() {{\n{shell(hunks)}\n}}\ncontent /proc/self/fd/0"
+        done = subprocess.run(["sh", "-c", script], stdin=file, capture_output=True, check=True)
+    return done.stdout.decode()
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3))
 def test_the_host_makes_of_the_old_text_just_the_new_one(pairs: list[tuple[str, str]]) -> None:
     for before, after in pairs:
         if "\0" not in after:
-            script = f"content() {{\n{shell(hunks_between(before, after))}\n}}\ncontent /dev/stdin"
-            done = subprocess.run(["sh", "-c", script], input=before.encode(), capture_output=True, check=True)
-            assert done.stdout == after.encode()
+            assert changed(before, hunks_between(before, after)) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (
+            "<graphics listen='0.0.0.0' passwd='hunter2&amp;/\\' keymap='de'>",
+            "<graphics listen='::1' passwd='hunter2&amp;/\\' keymap='de'>",
+            "-<graphics listen='0.0.0.0' passwd='[secret 1 of line 2]' keymap='de'>\n"
+            "+<graphics listen='::1' passwd='[secret 1 of line 2]' keymap='de'>",
+        ),
+        (
+            "vfb = [ 'vncpasswd=hunter2,type=vnc', 'spicepasswd=hunter22' ]",
+            "vfb = [ 'spicepasswd=hunter22' ]",
+            "-vfb = [ 'vncpasswd=[secret 1 of line 2],type=vnc', 'spicepasswd=[secret 2 of line 2]' ]\n"
+            "+vfb = [ 'spicepasswd=[secret 2 of line 2]' ]",
+        ),
+        ('vnc_password = "hunter2"', "# none", '-vnc_password = "[secret 1 of line 2]"\n+# none'),
+        ("(vncpasswd 'hunter2')", "(vncpasswd '')", "-(vncpasswd '[secret 1 of line 2]')\n+(vncpasswd '')"),
+        ("PermitEmptyPasswords yes", "PermitEmptyPasswords no", "-PermitEmptyPasswords yes\n+PermitEmptyPasswords no"),
+    ],
+)
+def test_a_secret_in_a_line_that_changes_stays_on_the_host(before: str, after: str, shown: str) -> None:
+    hunks = hunks_between(f"a\n{before}\nb\n", f"a\n{after}\nb\n")
+    assert diff(hunks).partition("\n")[2] == shown
+    assert b"hunter2" not in msgspec.json.encode(hunks)
+    assert changed(f"a\n{before}\nb\n", hunks) == f"a\n{after}\nb\n"
 
 
 def test_the_difference_is_shown_as_diff_does_without_context() -> None:

@@ -43,6 +43,18 @@ def test_edits_of_one_file_become_one_step_and_its_secrets_stay_on_the_host(host
     assert b"hunter2" not in msgspec.json.encode(plan)
 
 
+def test_a_line_that_is_no_text_is_not_changed(host: ScratchHost) -> None:
+    host.write(CONF, b"a = \xe4\n")
+    plan = host.plan(Change("one", (Edit(CONF, lambda text: text.replace("a", "b")),)))
+    assert plan.instructions[0].reason == "a line that would change is no text in UTF-8"
+
+
+def test_text_that_looks_like_a_secret_left_out_is_not_changed(host: ScratchHost) -> None:
+    host.write(CONF, "a = [secret 7 of line 99]\n")
+    plan = host.plan(Change("one", (Edit(CONF, assignments({"a": "1"})),)))
+    assert plan.instructions[0].reason == "its text looks as if donjon had left out a secret there"
+
+
 def test_a_plan_is_read_back_and_one_that_was_changed_is_refused(host: ScratchHost, tmp_path: Path) -> None:
     plan = host.plan(Change("one", (Edit("/etc/new", whole("x\n"), mode=0o600),)))
     save(plan, tmp_path / "plan")
@@ -63,6 +75,13 @@ def test_a_plan_is_read_back_and_one_that_was_changed_is_refused(host: ScratchHo
         (Change("", (Edit("/etc/link", assignments({"a": "1"})),)), "/etc/link: link"),
         (Change("", (Permissions("/etc/link", at_most=0o600),)), "/etc/link: link"),
         (Change("", (Permissions("/etc/open/file", at_most=0o600),)), "/etc/open/file: others can replace it"),
+        (Change("", (Edit("/etc/open/new", whole("x\n"), mode=0o600),)), "/etc/open/new: others can replace it"),
+        (
+            Change("", (Edit("/etc/sticky/new/x", whole("x\n"), mode=0o600),)),
+            "/etc/sticky/new/x: others can replace it",
+        ),
+        (Change("", (Permissions("/etc/sticky/file", at_most=0o600),)), "/etc/sticky/file: others can replace it"),
+        (Change("", (Edit("/etc/shared/file", whole("x\n")),)), "/etc/shared/file: others can replace it"),
         (Change("", (Command("", "true", "true", state="echo no; exit 3"),)), "no"),
         (Change("", (Edit("/etc/file", assignments({"a": "1"})),), preview="echo too early; false"), "too early"),
         (Change("", (Edit("/etc/file", whole("a = 1\n")),)), SO_ALREADY),
@@ -74,7 +93,8 @@ def test_what_cannot_be_done_here_becomes_an_instruction_that_says_why(
 ) -> None:
     host.write("/etc/file", "a = 1\n", 0o644)
     host.at("/etc/link").symlink_to("file")
-    host.write("/etc/open/file", "", 0o644).parent.chmod(0o777)
+    for folder, mode in (("open", 0o777), ("sticky", 0o1777), ("shared", 0o775)):
+        host.write(f"/etc/{folder}/file", "", 0o644).parent.chmod(mode)
     plan = host.plan(change)
     assert (plan.steps, plan.changes) == ((), ())
     assert [one.reason for one in plan.instructions] == [reason]

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from donjon.audit.collect.bundle_file import read_bundle
 from donjon.audit.collect.script import script
 from donjon.audit.collect.target import Target
-from donjon.errors import CancelledError, DonjonError, HostError
+from donjon.errors import CancelledError, ConfigError, DonjonError, HostError
 from donjon.host_command import Helper, conversing
 
 TIME_LIMIT_S = 300.0
@@ -104,7 +104,9 @@ def collect_many(
 
 
 def _collect_file(target: Target, path: Path, time_limit_s: float, stop: threading.Event) -> Path | DonjonError:
-    """The bundle is under its name only once it is whole and can be read."""
+    """The bundle is under its name only once it is whole and can be read; never over another, which is evidence."""
+    if path.exists():
+        return ConfigError(f"cannot write {path}: it exists", hint="name another directory, or move the bundle away")
     part = path.with_name(path.name + ".part")
     try:
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:

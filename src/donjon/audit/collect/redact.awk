@@ -6,10 +6,11 @@
 # Blanked, whatever the case of letters:
 #   private keys in PEM (the lines between BEGIN and END)
 #   hashes of passwords as crypt(3) writes them ($6$..., $y$...), and GRUB's (grub.pbkdf2...)
-#   the password in a URL with user:password@
+#   the password in a URL with user:password@ or user%password@, and a token@ of 20 letters or more
 #   values of settings whose name ends in one of `names`, as
 #     NAME = VALUE, NAME: VALUE, "NAME": "VALUE"     INI, YAML, JSON, attributes of XML, options of commands
 #     <NAME>VALUE</NAME>   (NAME VALUE)   --NAME VALUE
+#     :key=VALUE                                     the key of Ceph in the name of an image
 #     NAME VALUE at the start of a line (files only: lists of packages would look like that, too)
 # Not blanked: yes, no, true, false, on, off, none, null; paths of key files; what PAM, sudo and nsswitch mean by passwd.
 # Works with gawk 3, mawk 1.3.3 and busybox: no intervals, no classes, no apostrophe.
@@ -79,11 +80,13 @@ function private_keys_after(line) {
 
 function addresses(line,   done, found, colon) {
     done = ""
-    while (match(line, /:\/\/[^\/ \t"\047<>@:]*:[^\/ \t"\047<>]+@/)) {
+    while (match(line, /:\/\/[^\/ \t"\047<>]+@/)) {
         found = substr(line, RSTART, RLENGTH)
-        colon = index(substr(found, 4), ":") + 3
-        done = done substr(line, 1, RSTART - 1) substr(found, 1, colon) MARK "@"
+        done = done substr(line, 1, RSTART - 1)
         line = substr(line, RSTART + RLENGTH)
+        colon = match(substr(found, 4), /[:%]/) ? RSTART + 3 : 3
+        if (colon == 3 && length(found) < 24) done = done found
+        else done = done substr(found, 1, colon) MARK "@"
     }
     return done line
 }
@@ -93,6 +96,7 @@ function settings(line) {
     if (index(line, "<")) line = blank(line, element, "element")
     if (index(line, "(")) line = blank(line, list, "list")
     if (index(line, "-")) line = blank(line, option, "option")
+    if (index(line, ":key=")) line = blank(line, ":key=", "colon")
     if (tolower(line) ~ /secret/) line = blank(line, data, "part")
     if (is_file) {
         if (!pam(line)) line = blank(line, word, "rest")
@@ -155,6 +159,7 @@ function measure(kind, name, value, before, first,   mark, at, char) {
     }
     if (kind == "element") length_ = until(value, "[<]")
     else if (kind == "list") length_ = until(value, "[ \t)]")
+    else if (kind == "colon") length_ = until(value, "[: \t,\"\047<]")
     else if (kind == "rest") length_ = length(value)
     else if (name ~ /authorization|cookie/) length_ = until(value, "[\"\047]")
     else if (kind == "option") length_ = until(value, "[ \t\"\047]")

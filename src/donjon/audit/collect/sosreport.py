@@ -62,6 +62,8 @@ def read_evidence(path: Path) -> Bundle:
             first = next(members(file, LIMITS, cut_large=True), None)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except IntegrityError:
+        first = None  # `read_bundle` says what is wrong, and with which file
     if first and _FOLDER.match(first.name):
         return read_sosreport(path)
     return read_bundle(path)

@@ -15,7 +15,7 @@ from typing import Any
 from donjon.audit.bundle import PathInfo
 from donjon.audit.control import Context, control
 from donjon.audit.controls import acc_libvirt, acc_ssh  # noqa: F401 -- their rules are registered with these
-from donjon.audit.fact import Absent, Known, Unknown, need
+from donjon.audit.fact import Absent, Known, Unknown, Unseen, need
 from donjon.audit.facts.accounts import USABLE, Account, Group, remote_service
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.processes import Process
@@ -64,7 +64,7 @@ def only_root_is_root(host: Host, context: Context) -> Iterable[Verdict]:  # noq
     """An account with UID 0 is root by another name; one without a password is open to anybody."""
     users = need(host.accounts.users)
     bad = list(_root_twins(users))
-    yield from bad or [passed("Only root has UID 0, and no account has an empty password", accounts=len(users))]
+    yield from bad or [passed("only root has UID 0, and no account has an empty password", accounts=len(users))]
 
 
 def _root_twins(users: tuple[Account, ...]) -> Iterator[Verdict]:
@@ -90,12 +90,12 @@ def passwords_are_hashed_well(host: Host, context: Context) -> Iterable[Verdict]
 def _judge_password(user: Account, profile: Profile) -> Verdict:
     evidence: dict[str, Any] = {"class": user.password, "set": user.changed or "not known"}
     if user.password in {"des", "md5"}:
-        return failed(f"The password of {user.name} is hashed with {user.password.upper()}", **evidence)
+        return failed(f"the password of {user.name} is hashed with {user.password.upper()}", **evidence)
     if user.password in {"hash", "other"}:
         return unknown(f"how the password of {user.name} is hashed could not be seen")
     if user.name in VENDOR_NAMES and not matches(user.name, profile.allow.admins):
         return failed(f"{user.name} is a name that vendors ship, and has a password", lower=1, **evidence)
-    return passed(f"The password of {user.name} is hashed well", **evidence)
+    return passed(f"the password of {user.name} is hashed well", **evidence)
 
 
 @control("ACC-03")
@@ -103,7 +103,7 @@ def only_admins_log_in(host: Host, context: Context) -> Iterable[Verdict]:
     """A shell on the host is for those who run it; one that nobody uses is for nobody."""
     users = [user for user in need(host.accounts.users) if user.logs_in]
     if service := remote_service(host.accounts, "passwd"):
-        yield manual(f"Accounts come from {service}, too: attest who of them may log in here", "nsswitch")
+        yield manual(f"accounts come from {service}, too: attest who of them may log in here", "nsswitch")
     yield from each(
         users,
         lambda user: _judge_login(user, host, context),
@@ -150,7 +150,7 @@ def powerful_groups_are_limited(host: Host, context: Context) -> Iterable[Verdic
         for member in _strangers(group, host, context.profile)
     ]
     yield from bad or [
-        passed("Only admins are in groups that are as good as root", groups=[one.name for one in groups])
+        passed("only admins are in groups that are as good as root", groups=[one.name for one in groups])
     ]
 
 
@@ -189,8 +189,8 @@ def _judge_sudo(rule: SudoRule, host: Host, profile: Profile) -> Verdict:
         who = ", ".join(strangers)
         return failed(f"sudo lets {who} run {', '.join(powers)}, which is as good as root", **evidence)
     if powers:
-        return passed("Only admins may run this", **evidence)
-    return passed("The commands do not hand out the host", **evidence)
+        return passed("only admins may run this", **evidence)
+    return passed("the commands do not hand out the host", **evidence)
 
 
 def _is_dangerous(command: str) -> bool:
@@ -219,6 +219,8 @@ def _sudoers(user: str, host: Host, profile: Profile) -> list[str]:
         name = user.lstrip("%:")
         groups = need(host.accounts.groups)
         group = groups.get(name) or next((one for one in groups.values() if name == f"#{one.gid}"), None)
+        if group is None and (service := remote_service(host.accounts, "group")):
+            raise Unseen(f"who is in {user} only {service} knows")
         members = group.members if group else ()
         return [f"{member} ({user})" for member in members if not matches(member, profile.allow.admins)]
     if user.startswith("#"):
@@ -262,12 +264,12 @@ def _judge_store(store: PathInfo, installed: date | None, context: Context) -> V
     evidence: dict[str, Any] = {"path": store.path, "changed": changed, "installed": installed or "not known"}
     days = (context.today - changed).days
     if days > context.profile.ages.password:
-        return failed(f"The agent's password was not changed for {days} days", store.path, **evidence)
+        return failed(f"the agent's password was not changed for {days} days", store.path, **evidence)
     if installed is None:
         return unknown("when the system was installed could not be seen", store.path)
     if changed <= installed:
-        return failed("The agent's password is the one of the installation", store.path, **evidence)
-    return passed("The agent's password was changed since the installation", store.path, **evidence)
+        return failed("the agent's password is the one of the installation", store.path, **evidence)
+    return passed("the agent's password was changed since the installation", store.path, **evidence)
 
 
 @control("ACC-15")
@@ -309,7 +311,7 @@ def _judge_vm(process: Process, host: Host, profile: Profile) -> Verdict:
         return passed("libvirt manages it", pid=process.pid)
     name = _vm_key(process)
     if matches(name, profile.allow.unmanaged_vms):
-        return passed("It is approved to run without libvirt", pid=process.pid)
+        return passed("it is approved to run without libvirt", pid=process.pid)
     arguments = " ".join(process.arguments)[:400]
     return failed(
         f"QEMU runs {name} as UID {process.uid}, and libvirt does not know it",

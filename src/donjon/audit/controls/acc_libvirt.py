@@ -66,15 +66,18 @@ def _judge_socket(socket: PathInfo, host: Host) -> Verdict:
     methods = {str(daemons.get(one, {}).get("auth_unix_rw", "")) for one in asked}
     evidence: dict[str, Any] = {"mode": socket.shown, "auth_unix_rw": sorted(methods - {""}) or "not set (polkit)"}
     if not socket.others & 2:
-        return passed(f"Only {socket.user} and group {socket.group} can write to it", **evidence)
+        return passed(f"only {socket.user} and group {socket.group} can write to it", **evidence)
     if "none" in methods:
-        return failed(f"Anybody on the host can control VMs through {socket.path}", **evidence)
+        return failed(f"anybody on the host can control VMs through {socket.path}", **evidence)
     if methods - {"", "polkit"}:
-        return passed("It asks for a password", **evidence)
-    if not any(one.name.startswith("polkitd") for one in need(host.processes.all)):
-        text = f"{socket.path} asks polkit, which does not run: nobody but root gets in"
-        return failed(text, lower=1, polkitd="not running", **evidence)
-    return passed("It asks polkit", polkitd="running", **evidence)
+        return passed("it asks for a password", **evidence)
+    if any(one.name.startswith("polkitd") for one in need(host.processes.all)):
+        return passed("it asks polkit", polkitd="running", **evidence)
+    unit = need(host.units.all, absent={}).get("polkit.service")
+    if unit is not None and unit.enabled != "masked":
+        return passed("it asks polkit", polkitd="started when it is asked", **evidence)
+    text = f"{socket.path} asks polkit, which does not run: nobody but root gets in"
+    return failed(text, lower=1, polkitd="not running", **evidence)
 
 
 @control("ACC-11")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from donjon.audit.control import Context, control
-from donjon.audit.fact import Absent, Known, Unknown, need
+from donjon.audit.fact import Absent, Fact, Known, Unknown, need
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.sshd import AuthorizedKey, MatchBlock, Options
 from donjon.audit.profile import Profile
@@ -131,9 +131,9 @@ def ssh_cryptography_is_current(host: Host, context: Context) -> Iterable[Verdic
         subject = f"host key {key.kind}"
         evidence: dict[str, Any] = {"bits": key.bits, "fingerprint": key.fingerprint}
         if key.kind == "DSA" or (key.kind in {"RSA", "RSA1"} and key.bits < 2048):
-            yield failed(f"The host key is {key.kind} with {key.bits} bits", subject, lower=old, **evidence)
+            yield failed(f"the host key is {key.kind} with {key.bits} bits", subject, lower=old, **evidence)
         else:
-            yield passed(f"The host key is {key.kind} with {key.bits} bits", subject, **evidence)
+            yield passed(f"the host key is {key.kind} with {key.bits} bits", subject, **evidence)
 
 
 @control("ACC-07")
@@ -150,7 +150,7 @@ def ssh_surface_is_small(host: Host, context: Context) -> Iterable[Verdict]:
 
 def _judge_surface(options: Options) -> Iterator[Verdict]:
     if any(name in options for name in ("allowusers", "allowgroups")):
-        yield passed("Only listed accounts may log in", "allowusers")
+        yield passed("only listed accounts may log in", "allowusers")
     else:
         yield failed("sshd lets in any account (no AllowUsers or AllowGroups)", "allowusers", lower=1)
     for name, good, lower in (("x11forwarding", "no", 0), ("permittunnel", "no", 0), ("allowtcpforwarding", "no", 1)):
@@ -199,8 +199,7 @@ def _inside(text: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6
 @control("ACC-08")
 def authorized_keys_are_clean(host: Host, context: Context) -> Iterable[Verdict]:
     """A key that is let in is a password that never changes; root's should say from where, or for what."""
-    if isinstance(host.sshd.options, Known):
-        yield from _judge_places(host.sshd.options.value)
+    yield from _judge_places(host.sshd.options)
     keys = need(host.sshd.authorized_keys)
     yield from each(
         keys,
@@ -210,7 +209,10 @@ def authorized_keys_are_clean(host: Host, context: Context) -> Iterable[Verdict]
     )
 
 
-def _judge_places(options: Options) -> Iterator[Verdict]:
+def _judge_places(settings: Fact[Options]) -> Iterator[Verdict]:
+    if isinstance(settings, Unknown):
+        yield unknown(f"where keys are could not be seen: {settings.reason}", "authorizedkeysfile")
+    options = settings.value if isinstance(settings, Known) else {}
     places = _one(options, "authorizedkeysfile").split()
     other = [
         one
@@ -221,7 +223,7 @@ def _judge_places(options: Options) -> Iterator[Verdict]:
         yield unknown(f"keys are let in by {', '.join(other)}, which was not looked at", "authorizedkeysfile")
     command = _one(options, "authorizedkeyscommand")
     if command not in {"", "none"}:
-        yield manual(f"Keys are let in by the program {command.split()[0]}, too: attest them", "authorizedkeyscommand")
+        yield manual(f"keys are let in by the program {command.split()[0]}, too: attest them", "authorizedkeyscommand")
 
 
 def _judge_key(key: AuthorizedKey, context: Context) -> Verdict:
@@ -234,17 +236,17 @@ def _judge_key(key: AuthorizedKey, context: Context) -> Verdict:
     if key.kind == "?":
         return unknown(f"a line of {key.path} cannot be understood")
     if "dss" in key.kind:
-        return failed(f"A DSA key is let in as {key.user}", **evidence)
+        return failed(f"a DSA key is let in as {key.user}", **evidence)
     if key.kind == "ssh-rsa" and key.bits < 2048:
-        return failed(f"An RSA key of {key.bits} bits is let in as {key.user}", **evidence)
+        return failed(f"an RSA key of {key.bits} bits is let in as {key.user}", **evidence)
     if key.user == "root" and not {"from", "command"} & set(key.options):
-        text = "A key is let in as root from anywhere, for anything"
+        text = "a key is let in as root from anywhere, for anything"
         return failed(text, severity=Severity.MEDIUM, **evidence)
     hosts = [one.platform.name for one in context.fleet if key.mark in _marks(one)]
     if len(hosts) > context.profile.limits.key_hosts:
-        text = f"The same key is let in on {len(hosts)} hosts"
+        text = f"the same key is let in on {len(hosts)} hosts"
         return failed(text, severity=Severity.INFO, **evidence)
-    return passed(f"The key is let in as {key.user}", **evidence)
+    return passed(f"the key is let in as {key.user}", **evidence)
 
 
 def _marks(host: Host) -> set[str]:

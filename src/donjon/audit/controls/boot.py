@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from posixpath import basename, dirname
 
 from donjon.audit.bundle import PathInfo
 from donjon.audit.control import Context, control
@@ -16,7 +17,7 @@ from donjon.audit.facts.host import Host
 from donjon.audit.verdict import Severity, Verdict, failed, manual, not_applicable, passed, unknown
 
 BOOT_FILES = re.compile(
-    r"(vmlinu|initr|xen|config-|System\.map|grub\.cfg|grub\.conf|menu\.lst|user\.cfg|grubenv|.*\.efi$)"
+    r"(vmlinu|initr|xen|config-|System\.map|grub\.cfg|grub\.conf|menu\.lst|user\.cfg|grubenv|.*\.(efi|conf)$)", re.I
 )
 BOOT_FOLDERS = ("/boot", "/boot/grub", "/boot/grub2", "/boot/loader/entries")
 EFI_FOLDERS = ("/boot/efi", "/efi")
@@ -130,16 +131,24 @@ def boot_files_private(host: Host, _: Context) -> Iterable[Verdict]:
     folders = [host.paths.below("/boot", 1), *(host.paths.below(folder, 1) for folder in BOOT_FOLDERS[1:])]
     folders += [host.paths.below(folder, 3) for folder in EFI_FOLDERS]
     seen = {info.path: info for folder in folders if isinstance(folder, Known) for info in folder.value}
-    files = [info for info in seen.values() if info.kind == "f" and BOOT_FILES.match(info.path.rpartition("/")[2])]
-    bad = [verdict for info in files if (verdict := _judge_boot_file(info, secret))]
+    files = [info for info in seen.values() if info.kind == "f" and _is_booted(info.path)]
+    above = [host.paths.at(folder) for folder in sorted({dirname(info.path) for info in files})]
+    places = [folder.value for folder in above if isinstance(folder, Known)]
+    bad = [verdict for info in (*files, *places) if (verdict := _judge_boot_file(info, secret))]
     yield from bad
     unseen = [folder.reason for folder in folders if isinstance(folder, Unknown)]
     if unseen:
         yield unknown(unseen[0])
     elif not files:
         yield not_applicable("there are no boot files on this host")
+    elif isinstance(host.boot.loader, Unknown):
+        yield unknown(host.boot.loader.reason)
     elif not bad:
         yield passed("only root can change what is booted", files=len(files))
+
+
+def _is_booted(path: str) -> bool:
+    return bool(BOOT_FILES.match(basename(path)))
 
 
 def _files_with_hash(loader: Fact[BootLoader]) -> set[str]:

@@ -11,7 +11,7 @@ from posixpath import dirname
 from donjon.audit.bundle import PathInfo, Paths
 from donjon.audit.control import Context, control
 from donjon.audit.controls import cfg_guests  # noqa: F401 -- its rules are registered with these
-from donjon.audit.controls.modes import ancestors, not_roots_alone, others_read, others_write
+from donjon.audit.controls.modes import ancestors, followed, not_roots_alone, others_read, others_write
 from donjon.audit.fact import Absent, Known, Unknown, need
 from donjon.audit.facts.baseline import Hook
 from donjon.audit.facts.domain import Domain
@@ -59,7 +59,7 @@ def libvirt_configuration_is_private(host: Host, context: Context) -> Iterable[V
         yield not_applicable("there is no /etc/libvirt")
         return
     bad = [one for info in paths if (one := _judge_libvirt_path(host.paths, info))]
-    yield from bad or [passed("Only root can change libvirt's configuration, or read what is secret", paths=len(paths))]
+    yield from bad or [passed("only root can change libvirt's configuration, or read what is secret", paths=len(paths))]
 
 
 def _present(paths: Paths, folder: str, depth: int) -> list[PathInfo]:
@@ -74,7 +74,7 @@ def _judge_libvirt_path(paths: Paths, info: PathInfo) -> Verdict | None:
     if why := not_roots_alone(info):
         return failed(f"{info.path} can be changed by others than root: {why}", info.path, mode=info.shown)
     if info.kind != "l" and PRIVATE_OF_LIBVIRT.match(info.path) and others_read(paths, info):
-        return failed(f"Everybody on the host can read {info.path}", info.path, mode=info.shown)
+        return failed(f"everybody on the host can read {info.path}", info.path, mode=info.shown)
     return None
 
 
@@ -87,7 +87,7 @@ def xen_configuration_is_private(host: Host, context: Context) -> Iterable[Verdi
         yield not_applicable("there is no /etc/xen")
         return
     bad = [one for info in (*paths, *saved) if (one := _judge_xen_path(host, info))]
-    yield from bad or [passed("Only root can change Xen's configuration, or read guests'", paths=len(paths))]
+    yield from bad or [passed("only root can change Xen's configuration, or read guests'", paths=len(paths))]
 
 
 def _judge_xen_path(host: Host, info: PathInfo) -> Verdict | None:
@@ -97,7 +97,7 @@ def _judge_xen_path(host: Host, info: PathInfo) -> Verdict | None:
     if info.kind != "f" or not is_guest or not others_read(host.paths, info):
         return None
     without = _has_no_password(host, info.path)
-    return failed(f"Everybody on the host can read {info.path}", info.path, lower=1 if without else 0, mode=info.shown)
+    return failed(f"everybody on the host can read {info.path}", info.path, lower=1 if without else 0, mode=info.shown)
 
 
 def _has_no_password(host: Host, path: str) -> bool:
@@ -115,6 +115,7 @@ def oracle_vm_configuration_is_private(host: Host, context: Context) -> Iterable
     single = [host.paths.at(path) for path in ("/etc/xen/xend-config.sxp", "/etc/ovm.conf")]
     configs = [info for path, info in host.paths.seen.items() if re.fullmatch(r"/OVS/Repositories/.*/vm\.cfg", path)]
     unseen = [one.reason for one in single if isinstance(one, Unknown)]
+    unseen += [f"{path}: {why}" for path, why in host.paths.refused.items() if path.startswith("/OVS/Repositories/")]
     everything = [*agent, *(one.value for one in single if isinstance(one, Known)), *configs]
     bad = [one for info in everything if (one := _judge_oracle_path(host.paths, info))]
     yield from bad
@@ -123,7 +124,7 @@ def oracle_vm_configuration_is_private(host: Host, context: Context) -> Iterable
     elif unseen:
         yield unknown(unseen[0])
     elif not bad:
-        yield passed("Only root can change Oracle VM's configuration, or read what is secret", paths=len(everything))
+        yield passed("only root can change Oracle VM's configuration, or read what is secret", paths=len(everything))
 
 
 def _judge_oracle_path(paths: Paths, info: PathInfo) -> Verdict | None:
@@ -131,7 +132,7 @@ def _judge_oracle_path(paths: Paths, info: PathInfo) -> Verdict | None:
         return failed(f"{info.path} can be changed by others than root: {why}", info.path, mode=info.shown)
     secret = re.search(r"/vm\.cfg$|key[^/]*\.pem$|/ovs-agent/db(/|$)|/agent\.ini$", info.path)
     if info.kind == "f" and secret and others_read(paths, info):
-        return failed(f"Everybody on the host can read {info.path}", info.path, mode=info.shown)
+        return failed(f"everybody on the host can read {info.path}", info.path, mode=info.shown)
     return None
 
 
@@ -148,8 +149,8 @@ def private_keys_are_private(host: Host, context: Context) -> Iterable[Verdict]:
             [one for one in need(below, absent=()) if KEY.search(one.path)] if not isinstance(below, Unknown) else []
         )
     yield from each(
-        [one for one in keys if one.kind == "f"],
-        lambda info: _judge_key(host.paths, info),
+        [one for one in keys if one.kind in "fl"],
+        lambda info: _judge_key(host.paths, need(followed(host.paths, info))),
         subject=lambda info: info.path,
         none="no private key was found where libvirt, QEMU, sshd and Oracle VM's agent keep theirs",
     )
@@ -169,12 +170,12 @@ def _told_folders(host: Host) -> Iterator[str]:
 
 def _judge_key(paths: Paths, info: PathInfo) -> Verdict:
     if info.user not in KEY_OWNERS and info.uid != 0:
-        return failed(f"The private key {info.path} belongs to {info.user}", mode=info.shown)
+        return failed(f"the private key {info.path} belongs to {info.user}", mode=info.shown)
     if others_read(paths, info) or others_write(paths, info):
-        return failed(f"Everybody on the host can read the private key {info.path}", mode=info.shown)
+        return failed(f"everybody on the host can read the private key {info.path}", mode=info.shown)
     if info.mode & 0o060 and info.group not in KEY_GROUPS and info.gid != 0:
-        return failed(f"Group {info.group} can read the private key {info.path}", mode=info.shown)
-    return passed("The private key is private", mode=info.shown)
+        return failed(f"group {info.group} can read the private key {info.path}", mode=info.shown)
+    return passed("the private key is private", mode=info.shown)
 
 
 @control("CFG-05")
@@ -192,16 +193,16 @@ def hooks_are_known(host: Host, context: Context) -> Iterable[Verdict]:
 def _judge_hook(hook: Hook, host: Host, profile: Profile) -> Verdict:
     info = need(host.paths.at(hook.path))
     if why := not_roots_alone(info):
-        return failed(f"The hook {hook.path} can be changed by others than root: {why}", mode=info.shown)
+        return failed(f"the hook {hook.path} can be changed by others than root: {why}", mode=info.shown)
     approved = any(hook.sha256 == one.removeprefix("sha256:") for one in profile.allow.hooks)
     by_path = any(fnmatchcase(hook.path, one) for one in profile.allow.hooks if one.startswith("/"))
     baseline = _approved(host, profile).get(hook.path)
     if approved or by_path or baseline == hook.sha256:
-        return passed("The hook is approved", sha256=hook.sha256)
+        return passed("the hook is approved", sha256=hook.sha256)
     if hook.package and not hook.changed:
-        return passed(f"The hook is as {hook.package} brought it", sha256=hook.sha256)
+        return passed(f"the hook is as {hook.package} brought it", sha256=hook.sha256)
     whose = f"is not as {hook.package} brought it" if hook.package else "belongs to no package"
-    return failed(f"Nobody approved the hook {hook.path}, which {whose}", sha256=hook.sha256, package=hook.package)
+    return failed(f"nobody approved the hook {hook.path}, which {whose}", sha256=hook.sha256, package=hook.package)
 
 
 def _approved(host: Host, profile: Profile) -> dict[str, str]:
@@ -222,7 +223,7 @@ def nothing_has_drifted(host: Host, context: Context) -> Iterable[Verdict]:
         return
     hashes = need(host.baseline.hashes)
     bad = [one for path in sorted({*approved, *hashes}) if (one := _judge_drift(path, approved.get(path), hashes))]
-    yield from bad or [passed("All critical files are as approved", files=len(approved))]
+    yield from bad or [passed("all critical files are as approved", files=len(approved))]
 
 
 def _judge_drift(path: str, approved: str | None, hashes: dict[str, str]) -> Verdict | None:
@@ -257,13 +258,13 @@ def _judge_folder(paths: Paths, folder: str) -> Verdict:
     found = paths.at(folder)
     if isinstance(found, Absent):
         return not_applicable("it is not there")
-    info = need(found)
+    info = need(followed(paths, need(found)))
     why = not_roots_alone(info)
     if info.user in SERVICES and not (info.others & 2 and not info.mode & 0o1000):
         why = ""
     if why:
-        return failed(f"Who can write to {folder} can replace what is below: {why}", mode=info.shown)
-    return passed("Only root can replace what is below", mode=info.shown)
+        return failed(f"who can write to {folder} can replace what is below: {why}", mode=info.shown)
+    return passed("only root can replace what is below", mode=info.shown)
 
 
 @control("CFG-12")
@@ -310,11 +311,11 @@ def _named_sockets(vms: tuple[Domain, ...]) -> Iterator[tuple[str, str]]:
 def _judge_socket(paths: Paths, path: str, vm: str) -> Verdict:
     found = paths.at(path)
     if isinstance(found, Absent):
-        return passed("It is gone")
+        return passed("it is gone")
     info = need(found)
     whose = f" of {vm}" if vm else ""
     if others_write(paths, info):
-        return failed(f"Everybody on the host can connect to the control socket{whose} {path}", mode=info.shown, vm=vm)
+        return failed(f"everybody on the host can connect to the control socket{whose} {path}", mode=info.shown, vm=vm)
     if path.endswith("admin-sock") and info.mode & 0o022:
-        return failed(f"Others than root can connect to the admin socket {path}", mode=info.shown)
-    return passed("Only its owner and group can connect", mode=info.shown)
+        return failed(f"others than root can connect to the admin socket {path}", mode=info.shown)
+    return passed("only its owner and group can connect", mode=info.shown)

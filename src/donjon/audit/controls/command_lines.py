@@ -72,10 +72,9 @@ def weakened(control: str, host: Host, *, configured: Severity) -> Iterator[Verd
     """
     found = list(weak_words(control, host, configured=configured))
     yield from found
-    unseen = [fact.reason for fact in _unseen(host)]
-    if unseen:
-        yield unknown(unseen[0])
-    elif not found:
+    unseen = list(unseen_lines(host))
+    yield from unseen
+    if not found and not unseen:
         yield passed("no such word on a command line", known=len(tokens()))
 
 
@@ -100,13 +99,12 @@ def _verdict(token: Token, word: Word, configured: Severity) -> Verdict:
     )
 
 
-def _unseen(host: Host) -> Iterator[Unknown]:
-    if is_xen(host) and isinstance(host.xen.options, Unknown):
-        yield host.xen.options
-    if isinstance(host.platform.cmdline, Unknown):
-        yield host.platform.cmdline
-    if isinstance(host.boot.loader, Unknown):
-        yield host.boot.loader
+def unseen_lines(host: Host) -> Iterator[Verdict]:
+    """Unknown, once, if a command line could not be seen."""
+    lines = (*([host.xen.options] if is_xen(host) else []), host.platform.cmdline, host.boot.loader)
+    reasons = [line.reason for line in lines if isinstance(line, Unknown)]
+    if reasons:
+        yield unknown(reasons[0], "command line")
 
 
 def _hits(control: str, where: str, host: Host) -> Iterator[tuple[Token, Word]]:

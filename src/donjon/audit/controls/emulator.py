@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 _MONITORS = {"-monitor", "-qmp", "-qmp-pretty"}
+_PORTS = {"-serial", "-parallel", "-virtioconsole", "-debugcon"}
 _NETWORK = ("tcp:", "telnet:", "udp:", "websocket:", "tn3270:")
 
 
 def monitors(arguments: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
     """Where monitors listen, and whether that is on the network; those that listen nowhere are left out."""
     backends = {_words(value).get("id", ""): value for value in _values(arguments, {"-chardev"})}
-    for value in _values(arguments, _MONITORS):
+    mixed = [value[4:] for value in _values(arguments, _PORTS) if value.startswith("mon:")]
+    for value in (*_values(arguments, _MONITORS), *mixed):
         yield from _endpoint(backends.get(value.removeprefix("chardev:"), value))
     for value in _values(arguments, {"-mon"}):
         words = _words(value)

@@ -214,7 +214,9 @@ def _paths(host: Host, vm: Domain, bond: str, nics: list[NicFact]) -> Iterator[V
     else:
         slots = [{links[name].pci.rpartition(".")[0] for name in port} for port in ports]
         same = set.intersection(*slots) - {""}
-        if same:
+        if any("" in slot for slot in slots):
+            yield unknown(f"on which adapters {bond} of {vm.name} ends could not be seen")
+        elif same:
             yield failed(f"cards of {bond} in {vm.name} end on one adapter, {min(same)}", lower=1, path=path)
 
 

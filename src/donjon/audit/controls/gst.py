@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from donjon.audit.control import Context, control
 from donjon.audit.controls.emulator import debuggers, displays, monitors
 from donjon.audit.controls.vms import each_vm, is_private
-from donjon.audit.fact import Known, Unseen, need
+from donjon.audit.fact import Unseen, need
 from donjon.audit.facts.domains import ConsoleFact, Domain
 from donjon.audit.facts.host import Host
 from donjon.audit.profile import matches
@@ -73,11 +73,13 @@ def _sasl(host: Host, vm: Domain, console: ConsoleFact) -> bool:
 
 
 def _observed(host: Host, vm: Domain) -> Iterator[Verdict]:
-    """What its QEMU really listens on, where that could be seen, beyond what the definition says."""
-    if not vm.pid or not isinstance(host.listeners.all, Known):
+    """What its QEMU really listens on, beyond what the definition says."""
+    if not vm.running or vm.origin != "libvirt":
         return
+    if not vm.pid:
+        raise Unseen("it runs, but which process that is could not be seen")
     said = {port for console in vm.consoles for port in (console.port, console.tls_port)}
-    for listener in host.listeners.all.value:
+    for listener in need(host.listeners.all):
         is_console = 5900 <= listener.port < 6000 and listener.port not in said
         if listener.pid == vm.pid and is_console and not is_private(listener.address):
             yield failed(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from donjon.audit.control import Context, control
 from donjon.audit.controls.vms import each_vm
-from donjon.audit.fact import need
+from donjon.audit.fact import Unseen, need
 from donjon.audit.facts.domains import DeviceFact, Domain, ShareFact
 from donjon.audit.facts.hardware import PciDevice
 from donjon.audit.facts.host import Host
@@ -54,8 +54,10 @@ def _loosened(vm: Domain, device: DeviceFact, when: str) -> Iterator[Verdict]:
 
 
 def _siblings(pci: dict[str, PciDevice], vm: Domain, device: DeviceFact, given: set[str]) -> Iterator[Verdict]:
-    group = pci[device.address].group if device.address in pci else ""
-    if device.address in pci and not group:
+    if device.address not in pci:
+        raise Unseen(f"the host has no {device.address} now, so what is in its IOMMU group could not be seen")
+    group = pci[device.address].group
+    if not group:
         yield failed(f"{device.address} of {vm.name} is in no IOMMU group", device=device.address)
     for other in pci.values():
         shared = group and other.group == group and other.address not in given and not other.is_bridge
@@ -85,7 +87,10 @@ def host_usb_and_functions(host: Host, _: Context) -> Iterable[Verdict]:
 
 
 def _functions(host: Host, vm: Domain) -> Iterator[Verdict]:
-    for one in need(host.hardware.functions):
+    functions = need(host.hardware.functions)
+    if not functions:
+        raise Unseen(f"{vm.name} has a function of a network card, and the host shows none")
+    for one in functions:
         wrong = [] if one.spoof_check else ["no check of its address"]
         wrong += ["trusted"] if one.trust else []
         if wrong:

@@ -16,6 +16,7 @@ from donjon.audit.facts.storage import mount_of
 from donjon.audit.profile import matches
 from donjon.audit.verdict import Severity, Verdict, failed, unknown
 
+_LOCAL = ("file", "block")
 _SHARED_FILE_SYSTEMS = {"nfs", "nfs4", "ocfs2", "gfs2", "glusterfs", "fuse.glusterfs", "ceph", "cifs", "lustre"}
 _WORLD_WIDE = re.compile(r"/dev/(disk/by-id/|mapper/(?:3[0-9a-f]{16,32}|mpath)|disk/by-path/ip-)")
 
@@ -53,17 +54,19 @@ def _keys(host: Host, vm: Domain, *, alone: bool, limit: int) -> Iterator[tuple[
         for disk in state.disks:
             if not disk.source or disk.device in {"cdrom", "floppy"}:
                 continue
-            local = disk.kind in {"file", "block"}
+            local = disk.kind in _LOCAL
             behind = (*disk.backing, *follow(host.images, disk.source, limit).images) if local else disk.backing
             for number, path in enumerate((disk.source, *behind)):
-                keys = {_world_wide(host, path, local)}
+                keys = {_world_wide(host, path, disk.kind)}
                 keys |= {f"{host.platform.id} {host.images.identity(path) if local else path}"} if alone else set()
                 yield from ((key, disk, number == 0 and not disk.read_only) for key in keys if key)
 
 
-def _world_wide(host: Host, path: str, local: bool) -> str:
-    """What a disk is called on every host that reaches it; "" if it is this host's own."""
-    if not local or _WORLD_WIDE.match(path):
+def _world_wide(host: Host, path: str, kind: str) -> str:
+    """What a disk is called on every host that reaches it; "" if it is this host's own, as a volume of its pools is."""
+    if kind == "volume":
+        return ""
+    if kind not in _LOCAL or _WORLD_WIDE.match(path):
         return path
     mount = mount_of(host.storage.mounts.value, path) if isinstance(host.storage.mounts, Known) else None
     if mount is None or mount.kind not in _SHARED_FILE_SYSTEMS:
@@ -85,6 +88,8 @@ def _shared(host: Host, vm: Domain, other_host: Host, other: Domain, disk: DiskF
 
 def _unread(host: Host, vm: Domain, limit: int) -> Iterator[Verdict]:
     """A raw disk is all by itself; what another one is made of stands in its header."""
+    if any(disk.source and disk.kind in _LOCAL for disk in vm.disks):
+        need(host.images.files)  # without them an image is known by one of its names only
     for disk in vm.disks:
         if disk.source and disk.kind == "file" and disk.device == "disk" and disk.format != "raw":
             chain = follow(host.images, disk.source, limit)

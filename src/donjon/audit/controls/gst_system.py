@@ -52,7 +52,7 @@ def trusted_kernels(host: Host, context: Context) -> Iterable[Verdict]:
     def find(vm: Domain) -> Iterator[Verdict]:
         for when, state in vm.states:
             for path in filter(None, (state.kernel, state.initrd, state.device_tree)):
-                if basename(path) not in _FIRMWARE:
+                if basename(path) not in _FIRMWARE or not path.startswith(("/usr/", basename(path))):
                     yield from _kernel(host, vm, path, when, context.profile.allow.kernels)
 
     return each_vm(host, find, good="it starts what is on its disk, or a kernel of the host's packages")

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from donjon.audit.bundle import PathInfo
 from donjon.audit.control import Context, control
-from donjon.audit.controls.command_lines import is_xen, weak_words, weakened
+from donjon.audit.controls.command_lines import is_xen, unseen_lines, weak_words, weakened
 from donjon.audit.fact import Known, Unknown, need
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.kernel import MandatoryAccess
@@ -35,6 +35,7 @@ MICROCODE = {
     "GenuineIntel": ("intel-microcode", "microcode_ctl", "ucode-intel"),
     "AuthenticAMD": ("amd64-microcode", "linux-firmware", "amd-ucode-firmware", "microcode_ctl", "ucode-amd"),
 }
+_ANSWERS = re.compile(r"Not affected|Mitigation|Vulnerable|Processor vulnerable|KVM:")
 STALE_DAYS = 365
 WARN_DAYS = 180
 
@@ -91,6 +92,7 @@ def mandatory_access(host: Host, _: Context) -> Iterable[Verdict]:
         return
     words = list(weak_words("HYP-07", host))
     yield from words
+    yield from unseen_lines(host)
     state = need(host.kernel.mandatory_access)
     if state.selinux == "enforcing" and state.configured in {"permissive", "disabled"}:
         yield failed("SELinux enforces now, but not after the next boot", configured=state.configured)
@@ -120,8 +122,9 @@ def cpu_mitigated(host: Host, context: Context) -> Iterable[Verdict]:
     bad = {name: text for name, text in texts.items() if _vulnerable(text, context.profile.multi_tenant)}
     for name, text in sorted(bad.items()):
         yield failed(f"the CPU's {name} is not mitigated: {text}", name, text=text)
-    if not texts:
-        yield unknown("the kernel names no vulnerabilities of CPUs")
+    odd = [f"{name}: {text}" for name, text in texts.items() if not _ANSWERS.match(text)]
+    if not texts or odd:
+        yield unknown(odd[0] if odd else "the kernel names no vulnerabilities of CPUs")
     elif not bad:
         yield passed("all that the kernel knows of is mitigated", known=len(texts))
 
@@ -129,7 +132,8 @@ def cpu_mitigated(host: Host, context: Context) -> Iterable[Verdict]:
 def _vulnerable(text: str, multi_tenant: bool) -> bool:
     smt = multi_tenant and re.search(r"SMT (vulnerable|Host state unknown)", text)
     guests = re.search(r"(VMX|KVM): [^,;]*vulnerable", text, re.IGNORECASE)
-    return bool(text.startswith("Vulnerable") or guests or smt)
+    part = re.search(r"[A-Z][\w-]*: Vulnerable", text)
+    return bool(text.startswith("Vulnerable") or guests or part or smt)
 
 
 def _xen_speculation(host: Host) -> Iterator[Verdict]:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 from donjon.audit.control import Context, control
-from donjon.audit.controls.command_lines import is_xen, weak_words
+from donjon.audit.controls.command_lines import is_xen, unseen_lines, weak_words
+from donjon.audit.controls.parts import all_parts
 from donjon.audit.fact import Unknown, need
 from donjon.audit.facts.domains import Domain
 from donjon.audit.facts.host import Host
@@ -168,7 +169,8 @@ def dma_isolated(host: Host, _: Context) -> Iterable[Verdict]:
     if not devices:
         yield not_applicable("no device is passed through to a guest")
         return
-    problems = [*weak_words("HYP-15", host), *(_xen_iommu(host) if is_xen(host) else _iommu(host))]
+    words = [*weak_words("HYP-15", host), *unseen_lines(host)]
+    problems = list(all_parts(words, _xen_iommu(host) if is_xen(host) else _iommu(host)))
     yield from problems
     if not problems:
         yield passed("an IOMMU with interrupt remapping isolates devices", devices=devices)

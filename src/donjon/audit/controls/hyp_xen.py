@@ -108,7 +108,7 @@ def _of_the_host(host: Host) -> Iterator[Verdict]:
         yield _unsupported("Xen gives guests performance counters (vpmu)", NOT_SUPPORTED, "vpmu")
     if options.get("altp2m", "off") not in OFF:
         yield _unsupported("Xen lets guests have several memory maps (altp2m)", PREVIEW, "altp2m")
-    if isinstance(host.xen.flask, Known) and host.xen.flask.value != "Disabled":
+    if need(host.xen.flask, absent="Disabled") != "Disabled":
         yield failed("Flask is on, which upstream calls experimental; SILO is supported", "flask", lower=1)
 
 

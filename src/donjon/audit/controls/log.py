@@ -47,7 +47,7 @@ def audit_runs(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: ARG0
     running = need(status)
     evidence = f"enabled {running.enabled}, pid {running.pid}"
     if "audit=0" in need(host.platform.cmdline, absent=()):
-        yield failed("The kernel was told not to audit (audit=0)", status=evidence)
+        yield failed("the kernel was told not to audit (audit=0)", status=evidence)
     elif not running.enabled or not running.pid:
         yield failed("auditd does not run, or records nothing", status=evidence)
     elif not _enabled_at_boot(host):
@@ -146,7 +146,7 @@ def logs_leave_the_host(host: Host, context: Context) -> Iterable[Verdict]:
     single = 1 if len(context.fleet) <= 1 else 0
     if not active:
         why = f", because {targets[0].program} does not run" if targets else ""
-        yield failed(f"No log leaves the host{why}", lower=single, targets=[one.host for one in targets])
+        yield failed(f"no log leaves the host{why}", lower=single, targets=[one.host for one in targets])
         return
     yield from each(
         active,
@@ -172,15 +172,15 @@ def _judge_target(target: LogTarget, profile: Profile) -> Verdict:
     way = f"{target.host} ({target.transport})"
     if target.transport in {"tls", "krb5"}:
         if target.verified:
-            return passed("Logs leave the host encrypted", target=way)
-        return failed(f"Logs go to {way}, but whose certificate it is, is not checked", lower=1, target=way)
+            return passed("logs leave the host encrypted", target=way)
+        return failed(f"logs go to {way}, but whose certificate it is, is not checked", lower=1, target=way)
     try:
         address = ipaddress.ip_address(target.host)
     except ValueError:
         address = None
     if address and any(address in network for network in profile.networks.of("management")):
-        return passed("Logs leave the host in the clear, but on the management network only", target=way)
-    return failed(f"Logs go to {way} in the clear, and anybody on the way can read or forge them", target=way)
+        return passed("logs leave the host in the clear, but on the management network only", target=way)
+    return failed(f"logs go to {way} in the clear, and anybody on the way can read or forge them", target=way)
 
 
 @control("LOG-06")
@@ -196,16 +196,16 @@ def time_is_kept(host: Host, context: Context) -> Iterable[Verdict]:  # noqa: AR
                 f"{', '.join(sorted(names & set(keepers)))} runs, but what it does could not be seen: {reason}"
             )
         else:
-            yield failed("Nothing keeps the time: neither chronyd, ntpd nor systemd-timesyncd runs")
+            yield failed("nothing keeps the time: neither chronyd, ntpd nor systemd-timesyncd runs")
         return
     found = clock.value
     if not found.synchronised:
-        yield failed("The clock is not synchronised", program=found.program, sources=found.sources)
+        yield failed("the clock is not synchronised", program=found.program, sources=found.sources)
     elif found.offset is not None and found.offset > OFFSET_S:
-        yield failed(f"The clock is {found.offset:.1f} s off", program=found.program, sources=found.sources)
+        yield failed(f"the clock is {found.offset:.1f} s off", program=found.program, sources=found.sources)
     else:
         offset = "not told" if found.offset is None else f"{found.offset:.6f} s"
-        yield passed("The clock is synchronised", program=found.program, sources=found.sources, offset=offset)
+        yield passed("the clock is synchronised", program=found.program, sources=found.sources, offset=offset)
 
 
 @control("LOG-07")
@@ -231,7 +231,7 @@ def _judge_qemu_logs(host: Host, profile: Profile) -> Verdict:
     if size <= 0 or total > limit:
         shown = f"{total >> 20} MiB" if size > 0 else "no limit"
         return failed(f"virtlogd lets each guest's log have {shown}", "qemu", max_size=size, max_backups=backups)
-    return passed(f"Each guest's log has at most {total >> 20} MiB", "qemu", max_size=size, max_backups=backups)
+    return passed(f"each guest's log has at most {total >> 20} MiB", "qemu", max_size=size, max_backups=backups)
 
 
 def _judge_xen_logs(host: Host) -> Iterator[Verdict]:
@@ -242,13 +242,13 @@ def _judge_xen_logs(host: Host) -> Iterator[Verdict]:
     files = need(below, absent=())
     readable = [one for one in files if one.kind == "f" and others_read(host.paths, one)]
     for one in readable:
-        yield failed(f"Everybody on the host can read {one.path}, what a guest printed", one.path, mode=one.shown)
+        yield failed(f"everybody on the host can read {one.path}, what a guest printed", one.path, mode=one.shown)
     if not logs_guests and not files:
         yield not_applicable("xenconsoled keeps no logs of guests", "xenconsoled")
     elif logs_guests and not _rotated(host):
         yield failed("xenconsoled logs what guests print, and nothing rotates it", "xenconsoled", arguments=told)
     elif not readable:
-        yield passed("Logs of guests' consoles are rotated and private", "xenconsoled", files=len(files))
+        yield passed("logs of guests' consoles are rotated and private", "xenconsoled", files=len(files))
 
 
 def _rotated(host: Host) -> bool:
@@ -260,7 +260,7 @@ def no_secret_in_the_open(host: Host, context: Context) -> Iterable[Verdict]:  #
     """Arguments are readable for everybody on the host, and logs are kept, copied and shipped."""
     places = need(host.logging.secrets)
     if not places:
-        yield passed("No secret was found in arguments of processes or in logs of guests")
+        yield passed("no secret was found in arguments of processes or in logs of guests")
     for place in dict.fromkeys(places):
         yield _judge_place(place)
 
@@ -271,6 +271,6 @@ def _judge_place(place: SecretPlace) -> Verdict:
     what, subject = place.kind.replace("-", " "), f"{place.where} {place.kind}"
     if place.pid:
         return failed(
-            f"A secret ({what}) is in the arguments of {place.where}", subject, pid=place.pid, kind=place.kind
+            f"a secret ({what}) is in the arguments of {place.where}", subject, pid=place.pid, kind=place.kind
         )
-    return failed(f"A secret ({what}) is in {place.where}", subject, log=place.where, kind=place.kind)
+    return failed(f"a secret ({what}) is in {place.where}", subject, log=place.where, kind=place.kind)

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from posixpath import dirname
+from posixpath import dirname, join
 
 from donjon.audit.bundle import PathInfo, Paths
-from donjon.audit.fact import Known
+from donjon.audit.fact import Fact, Known, Unknown
 
 STICKY = 0o1000
+_MOST_LINKS = 8
 
 
 def ancestors(path: str) -> list[str]:
@@ -18,6 +19,18 @@ def ancestors(path: str) -> list[str]:
         path = dirname(path)
         found.append(path)
     return found
+
+
+def followed(paths: Paths, info: PathInfo) -> Fact[PathInfo]:
+    """What a link leads to, as far as it was looked at; all else itself."""
+    for _ in range(_MOST_LINKS):
+        if info.kind != "l":
+            break
+        target = paths.at(join(dirname(info.path), info.target))
+        if not isinstance(target, Known):
+            return Unknown(f"{info.path} is a link to {info.target}, where nobody looked")
+        info = target.value
+    return Known(info, info.path)
 
 
 def others_get_there(paths: Paths, path: str) -> bool:

@@ -129,6 +129,7 @@ def firewall_persists(host: Host, _: Context) -> Iterable[Verdict]:
     units = need(host.units.all, absent={})
     firewalld = isinstance(host.firewall.firewalld, Known)
     if not has_own_rules(ruleset) and not firewalld:
+        need(host.firewall.firewalld, absent=())
         yield not_applicable("there are no rules of the operator's own to keep")
         return
     starting = [keeper for keeper in _KEEPERS if keeper.unit in units and units[keeper.unit].starts]

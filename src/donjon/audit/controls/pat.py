@@ -127,16 +127,16 @@ def metadata_is_fresh(host: Host, context: Context) -> Iterable[Verdict]:
     """Old knowledge of updates looks like a host without updates."""
     stale = _stale_metadata(host, context)
     if stale:
-        yield failed(f"{stale[0].upper()}{stale[1:]}", "package manager", days=_age_or_never(host, context))
+        yield failed(stale, "package manager", days=_age_or_never(host, context))
     else:
         days = _metadata_age(host, context)
-        yield passed(f"What the package manager knows is {days} days old", "package manager", days=days)
+        yield passed(f"what the package manager knows is {days} days old", "package manager", days=days)
     if context.advisories is None:
         yield not_applicable("no advisories were imported", "advisories")
         return
     age, limit = context.advisories.age_days(context.today), context.profile.ages.advisories
     say = failed if age > limit else passed
-    yield say(f"The imported advisories are {age} days old ({limit} are allowed)", "advisories", days=age)
+    yield say(f"the imported advisories are {age} days old ({limit} are allowed)", "advisories", days=age)
 
 
 def _age_or_never(host: Host, context: Context) -> str:
@@ -162,13 +162,13 @@ def no_known_vulnerability(host: Host, context: Context) -> Iterable[Verdict]:
     unfixed = sorted({cve for one in found if not one.fixed for cve in one.cves})
     if unfixed:
         yield failed(
-            f"No fix is there yet for {_holes(unfixed)}: {_list(unfixed)}",
+            f"no fix is there yet for {_holes(unfixed)}: {_list(unfixed)}",
             "without a fix",
             severity=Severity.INFO,
             cves=unfixed,
         )
     if not fixable:
-        yield passed("No installed package has a known vulnerability with a fix", feed=str(advisories.built))
+        yield passed("no installed package has a known vulnerability with a fix", feed=str(advisories.built))
 
 
 def _of_package(source: str, found: list[Vulnerable]) -> Verdict:
@@ -269,7 +269,7 @@ def package_signatures_are_enforced(host: Host, _context: Context) -> Iterable[V
     if weak:
         yield from each(weak, _weak, subject=lambda one: f"{one.path}: {one.what}", none="")
     else:
-        yield passed("Every package source must prove who made its packages")
+        yield passed("every package source must prove who made its packages")
 
 
 def _weak(one: WeakSource) -> Verdict:

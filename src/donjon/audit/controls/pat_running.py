@@ -129,9 +129,10 @@ def _version_of_image(image: XenImage) -> tuple[int, ...]:
 def no_guest_runs_replaced_qemu(host: Host, _context: Context) -> Iterable[Verdict]:
     """A guest keeps the QEMU it was started with, holes included, until it is migrated or started again."""
     guests = [one for one in need(host.processes.all) if _is_device_model(one)]
-    installed = max(
-        (one.installed for one in need(host.packages.all).values() if _named(one.name, _QEMU_PACKAGES)), default=0
-    )
+    days = [one.installed for one in need(host.packages.all).values() if _named(one.name, _QEMU_PACKAGES)]
+    installed = max(days, default=0)
+    if guests and days and not installed:
+        yield unknown("when QEMU was installed could not be seen")
     yield from each(
         guests,
         lambda one: _stale(one, installed, f"guest {_guest(one)}", "QEMU"),

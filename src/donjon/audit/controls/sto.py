@@ -26,6 +26,7 @@ def images_private(host: Host, _: Context) -> Iterable[Verdict]:
     domains, files = need(host.domains.all), need(host.images.files)
     public = {disk.source for vm in domains for disk in _disks(vm) if disk.device == "cdrom"}
     public |= {path for vm in domains for path in (vm.kernel, vm.initrd, vm.device_tree, vm.loader)}
+    public -= {disk.source for vm in domains for disk in _disks(vm) if disk.device in {"disk", "lun"}}
     images = [one for one in files.values() if one.kind in {"f", "b"} and one.path not in public]
     images = [one for one in images if not one.path.startswith("/usr/")]
     yield from each(
@@ -62,6 +63,8 @@ def folders_private(host: Host, context: Context) -> Iterable[Verdict]:
     files = need(host.images.files)
     disks = [disk for vm in need(host.domains.all) for disk in _disks(vm) if disk.kind == "file"]
     places = {dirname(disk.source) for disk in disks if disk.source and disk.device in {"disk", "lun"}}
+    for path in sorted(places - files.keys()):
+        yield unknown(f"{path} was not looked at, or is not there", path)
     places |= {*context.profile.image_roots, *need(host.storage.pools, {}).values(), "/var/lib/libvirt/qemu/nvram"}
     folders = [one for one in files.values() if one.kind == "d" and _is_place(one.path, places)]
     none = "there is no folder of images on this host"

@@ -172,6 +172,7 @@ def no_guest_mounted(host: Host, _: Context) -> Iterable[Verdict]:
                 source=path,
             )
         yield from _by_programs(host, mounts, disks)
+        need(host.images.files)  # without them an image is known by one of its names only
 
     yield worst(find(), "the host has mounted no guest's disk")
 

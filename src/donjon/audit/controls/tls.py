@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from donjon.audit.control import Context, control
 from donjon.audit.controls import tls_agents, tls_streams  # noqa: F401 -- they register their rules
 from donjon.audit.controls.net_migration import has_peers
+from donjon.audit.controls.vms import worst
 from donjon.audit.fact import Fact, need
 from donjon.audit.facts.certificates import Certificate
 from donjon.audit.facts.host import Host
@@ -32,51 +33,59 @@ _LAST_DAYS = 14
 @control("TLS-01")
 def libvirt_asks_who_comes_over_tcp(host: Host, _: Context) -> Iterable[Verdict]:
     """Whoever may talk to libvirt over TCP without proof is root here."""
-    evidence = _open_sockets(host, _TCP_PORT, _TCP_SOCKETS)
+    evidence = _open_sockets(host, "tcp_port", _TCP_PORT, _TCP_SOCKETS)
     if not evidence:
         yield passed("libvirt does not listen on TCP without TLS")
         return
-    settings = _network_settings(host)
+    yield worst((_over_tcp(settings, evidence) for settings in _network_settings(host)), "")
+
+
+def _over_tcp(settings: Settings, evidence: list[str]) -> Verdict:
     method = _text(settings, "auth_tcp", "sasl")
     strength = settings.get("tcp_min_ssf", _LEAST_SSF)
     if method == "none":
         say = "libvirt listens on TCP and asks nobody who they are"
-        yield failed(say, severity=Severity.CRITICAL, sockets=evidence, auth_tcp=method)
-    elif method != "sasl" or not isinstance(strength, int) or strength < _LEAST_SSF:
+        return failed(say, severity=Severity.CRITICAL, sockets=evidence, auth_tcp=method)
+    if method != "sasl" or not isinstance(strength, int) or strength < _LEAST_SSF:
         say = "libvirt listens on TCP without encryption"
-        yield failed(say, severity=Severity.HIGH, sockets=evidence, auth_tcp=method, tcp_min_ssf=strength)
-    else:
-        yield passed("libvirt's TCP socket asks for SASL with encryption", sockets=evidence, tcp_min_ssf=strength)
+        return failed(say, severity=Severity.HIGH, sockets=evidence, auth_tcp=method, tcp_min_ssf=strength)
+    return passed("libvirt's TCP socket asks for SASL with encryption", sockets=evidence, tcp_min_ssf=strength)
 
 
 @control("TLS-02")
 def libvirt_checks_certificates_of_clients(host: Host, _: Context) -> Iterable[Verdict]:
     """A client without a certificate that is known here does not get in."""
-    evidence = _open_sockets(host, _TLS_PORT, _TLS_SOCKETS)
+    evidence = _open_sockets(host, "tls_port", _TLS_PORT, _TLS_SOCKETS)
     if not evidence:
         yield not_applicable("libvirt does not listen on TLS")
         return
-    settings = _network_settings(host)
+    yield worst((_over_tls(settings, evidence) for settings in _network_settings(host)), "")
+
+
+def _over_tls(settings: Settings, evidence: list[str]) -> Verdict:
     if settings.get("tls_no_verify_certificate", 0) != 0:
-        yield failed("libvirt does not verify certificates of clients", sockets=evidence, setting="no_verify")
-    elif not settings.get("tls_allowed_dn_list") and _text(settings, "auth_tls", "none") == "none":
+        return failed("libvirt does not verify certificates of clients", sockets=evidence, setting="no_verify")
+    if not settings.get("tls_allowed_dn_list") and _text(settings, "auth_tls", "none") == "none":
         say = "any certificate its CA signs makes its owner root here: there is no list of clients, and no password"
-        yield failed(say, lower=1, sockets=evidence, tls_allowed_dn_list="not set", auth_tls="none")
-    else:
-        yield passed("libvirt lets in clients it knows", sockets=evidence)
+        return failed(say, lower=1, sockets=evidence, tls_allowed_dn_list="not set", auth_tls="none")
+    return passed("libvirt lets in clients it knows", sockets=evidence)
 
 
-def _open_sockets(host: Host, port: int, names: tuple[str, ...]) -> list[str]:
-    """What listens on a port of libvirt's now, or will as soon as systemd starts it."""
-    listening = [f"{one.address}:{one.port}" for one in need(host.listeners.all) if one.port == port]
+def _open_sockets(host: Host, setting: str, port: int, names: tuple[str, ...]) -> list[str]:
+    """What listens on a port of libvirt's now, or will as soon as systemd starts it; a setting may move the port."""
+    ports = {str(port), *(str(settings.get(setting, port)) for settings in _network_settings(host))}
+    listening = [f"{one.address}:{one.port}" for one in need(host.listeners.all) if str(one.port) in ports]
     units = need(host.units.all, absent={})
     return listening + [name for name in names if name in units and (units[name].starts or units[name].active)]
 
 
-def _network_settings(host: Host) -> Settings:
-    """Of the daemon that serves the network; virtproxyd where there are both."""
+def _network_settings(host: Host) -> list[Settings]:
+    """Of each daemon that serves the network; of all that have settings, if no unit of theirs is in use."""
     daemons = need(host.libvirt.daemons, absent={})
-    return next((daemons[name] for name in reversed(_NETWORK_DAEMONS) if name in daemons), {})
+    used = [unit.name for unit in need(host.units.all, absent={}).values() if unit.starts or unit.active]
+    serving = [name for name in _NETWORK_DAEMONS if any(unit.startswith((f"{name}.", f"{name}-")) for unit in used)]
+    found = [name for name in serving or _NETWORK_DAEMONS if name in daemons]
+    return [daemons[name] for name in found] or [{}]
 
 
 def _text(settings: Settings, key: str, default: str) -> str:

@@ -97,11 +97,17 @@ def switch_takes_orders_from_nobody(host: Host, _: Context) -> Iterable[Verdict]
         return
     targets = [*need(managers), *need(controllers, absent=())]
     open_targets = [target for target in targets if _is_open(target)]
-    sockets = [one for one in need(host.listeners.all) if one.port == _OVSDB_PORT and not is_local(one.address)]
-    encrypted = any(target.startswith("pssl:") for target in targets)
+    encrypted = {target.split(":")[1] or str(_OVSDB_PORT) for target in targets if target.startswith("pssl:")}
+    sockets = [
+        one
+        for one in need(host.listeners.all)
+        if (one.port == _OVSDB_PORT or one.process == "ovsdb-server")
+        and str(one.port) not in encrypted
+        and not is_local(one.address)
+    ]
     if open_targets:
         yield failed(f"Open vSwitch takes orders without TLS: {', '.join(open_targets)}", targets=targets)
-    elif sockets and not encrypted:
+    elif sockets:
         where = [f"{one.address}:{one.port}" for one in sockets]
         yield failed(f"the database of Open vSwitch is open on {', '.join(where)}", sockets=where)
     else:

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from donjon.audit.control import Context, control
+from donjon.audit.controls.gst import listens
 from donjon.audit.controls.reach import is_local
+from donjon.audit.controls.vms import is_private
 from donjon.audit.fact import need
 from donjon.audit.facts.domains import ConsoleFact, Domain
 from donjon.audit.facts.host import Host
@@ -41,6 +43,8 @@ def _nbd(listener: Listener, process: Process | None) -> Verdict:
     if process is None:
         return unknown(f"it could not be seen who serves a disk on {where}")
     if any("tls-creds" in argument or argument.startswith("--tls") for argument in process.arguments):
+        if not process.name.startswith(_NBD_SERVERS):
+            return unknown(f"{process.name} has certificates; whether it asks for them on {where} could not be seen")
         if any(argument in {"--tls=off", "--tls=on"} for argument in process.arguments):
             return failed(f"{process.name} serves a disk on {where} to clients without TLS", process=process.name)
         return passed(f"{process.name} serves a disk on {where} over TLS", process=process.name)
@@ -50,7 +54,12 @@ def _nbd(listener: Listener, process: Process | None) -> Verdict:
 @control("TLS-08")
 def consoles_are_encrypted(host: Host, _: Context) -> Iterable[Verdict]:
     """A console on the network shows screen and keys to those with a certificate or password alone."""
-    consoles = [(vm, one) for vm in need(host.domains.all) for one in vm.consoles if _is_remote(one)]
+    consoles = [
+        (vm, one)
+        for vm in need(host.domains.all)
+        for one in dict.fromkeys(console for _, state in vm.states for console in state.consoles)
+        if one.kind in {"vnc", "spice"} and not all(map(is_private, listens(host, vm, one)))
+    ]
     if not consoles:
         yield not_applicable("no console listens beyond loopback")
         return
@@ -62,18 +71,6 @@ def consoles_are_encrypted(host: Host, _: Context) -> Iterable[Verdict]:
         name=lambda pair: pair[0].name,
         none="no console listens beyond loopback",
     )
-
-
-def _is_remote(one: ConsoleFact) -> bool:
-    words = [text for text in one.listen if text not in {"none", "socket"}]
-    return one.kind in {"vnc", "spice"} and any(text != "localhost" and not _is_loopback(text) for text in words)
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        return is_local(text)
-    except ValueError:
-        return False
 
 
 def _console(vm: Domain, one: ConsoleFact, qemu: Settings) -> Verdict:

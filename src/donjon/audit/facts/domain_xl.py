@@ -21,8 +21,6 @@ def parse_xl_list(text: str) -> tuple[Domain, ...]:
     Raises:
         ValueError: it is not what xl prints.
     """
-    if not text.strip():
-        return ()
     try:
         listed = msgspec.json.decode(text, type=list[dict[str, Any]])
     except (msgspec.DecodeError, RecursionError) as error:

@@ -77,7 +77,7 @@ def _all(bundle: Bundle) -> Fact[tuple[Domain, ...]]:
                 seen += value
             case Unknown() if needed:
                 return domains
-            case Absent() if needed and isinstance(kinds, Known) and names != "libvirt-qemu":
+            case Absent() if needed and isinstance(kinds, Known):
                 return Unknown(f"{domains.source}: not there, though {names} is")
     listen = bundle.output("xend-vnc-listen")
     seen = [_listening(domain, listen) for domain in seen]

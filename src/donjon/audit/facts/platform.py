@@ -47,9 +47,15 @@ def read_platform(bundle: Bundle) -> Platform:
         release=_release(bundle),
         kernel=derived(bundle.output("uname"), lambda text: text.split()[2]),
         machine=derived(bundle.output("machine"), str.strip),
-        cmdline=derived(bundle.output("cmdline"), lambda text: tuple(text.split())),
+        cmdline=derived(bundle.output("cmdline"), _words),
         taken=_taken(bundle.manifest.started),
     )
+
+
+def _words(text: str) -> tuple[str, ...]:
+    if not text.strip():
+        raise ValueError("it is empty")
+    return tuple(text.split())
 
 
 def _taken(started: str) -> Fact[datetime]:

@@ -141,7 +141,7 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
     """From lines of /proc/self/mountinfo.
 
     Raises:
-        ValueError: a line is none.
+        ValueError: a line is none, or there is none.
     """
     mounts = []
     for line in text.splitlines():
@@ -152,6 +152,8 @@ def parse_mounts(text: str) -> tuple[Mount, ...]:
         number, target, options = words[2], words[4], words[5]
         kind, source, above = (*after.split(" "), "", "")[:3]
         mounts.append(Mount(_plain(source), _plain(target), kind, tuple(f"{options},{above}".split(",")), number))
+    if not mounts:
+        raise ValueError("not even the root file system is in it")
     return tuple(mounts)
 
 

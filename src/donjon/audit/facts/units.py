@@ -70,16 +70,16 @@ def _active(text: str) -> dict[str, bool]:
     """UNIT LOAD ACTIVE SUB DESCRIPTION; a mark before those that failed."""
     rows = (line.replace("●", " ").replace("*", " ", 1).split() for line in text.splitlines() if line.strip())
     found = {row[0]: row[2] == "active" for row in rows}
-    if not found:
-        raise ValueError("no unit at all")
+    if not found or not all("." in name for name in found):
+        raise ValueError("no list of units")
     return found
 
 
 def _units(text: str, active: dict[str, bool]) -> dict[str, Unit]:
     """UNIT-FILE STATE [PRESET]; an instance, "getty@tty1.service", is as its template."""
     states = {name: state for name, state, *_ in (line.split() for line in text.splitlines() if line.strip())}
-    if not states:
-        raise ValueError("no unit file at all")
+    if not states or not all("." in name for name in states):
+        raise ValueError("no list of unit files")
     return {
         name: Unit(name, states.get(name) or states.get(_template(name), ""), active.get(name, False))
         for name in sorted(states.keys() | active.keys())

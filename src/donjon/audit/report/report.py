@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from donjon import __version__
-from donjon.audit.catalogue import AttackPath, Control, catalogue
+from donjon.audit.catalogue import KINDS, AttackPath, Control, catalogue
 from donjon.audit.diff import Change, compare
 from donjon.audit.fact import Known
 from donjon.audit.facts.host import Host
@@ -137,19 +137,38 @@ def make_report(
 
 
 def load_report(path: Path) -> Report:
-    """A report in JSON.
+    """A report in JSON, by itself or in what `--json` printed.
 
     Raises:
-        ConfigError: it cannot be read, or is none.
+        ConfigError: it cannot be read, is none, or a newer donjon wrote it.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Report)
+        report = _decode(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read report {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read report {path}: {error}", hint="name a file that `donjon audit run --format json` wrote"
-        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"cannot read report {path}: {error}", hint=_WRITTEN_BY) from error
+    if wrong := _what_is_wrong(report):
+        raise ConfigError(f"cannot read report {path}: {wrong}", hint="use the donjon that wrote it, or audit again")
+    return report
+
+
+_WRITTEN_BY = "name a file that `donjon audit run --format json` or `--json` wrote"
+
+
+def _decode(raw: bytes) -> Report:
+    parts = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    return msgspec.json.decode(parts.get("report", raw), type=Report)
+
+
+def _what_is_wrong(report: Report) -> str | None:
+    if report.schema > REPORT_SCHEMA:
+        return "a newer donjon wrote it"
+    strange = {one.result.control for one in report.findings} - {one.id for one in catalogue().controls}
+    if strange:
+        return f"there is no control {min(strange)}"
+    kinds = {kind for host in report.hosts for kind in host.kinds} - set(KINDS)
+    return f"there is no kind of host {min(kinds)!r}" if kinds else None
 
 
 def _changes(results: Sequence[Result], baseline: Report | None) -> dict[str, Change]:

@@ -3,66 +3,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
+import msgspec
 from cyclopts import Parameter
 
-from donjon.audit.advisories.data import Advisories
-from donjon.audit.catalogue import catalogue
 from donjon.audit.diff import compare
-from donjon.audit.facts.host import Host
-from donjon.audit.judge import judge
-from donjon.audit.profile import load_profile
 from donjon.audit.report.formats import render
 from donjon.audit.report.report import Report, load_report, make_report
-from donjon.audit.waivers import load_waivers
+from donjon.cli.commands.audit_against import Against
 from donjon.cli.commands.audit_beside import Beside
-from donjon.cli.commands.audit_hosts import Places, look_at
-from donjon.cli.commands.audit_result import AuditDiff, Audited, parse_fail_on
+from donjon.cli.commands.audit_hosts import Bundles, Places, look_at
+from donjon.cli.commands.audit_result import AuditDiff, Audited, NotCollected, parse_fail_on
 from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.output import check_new, write_new
 from donjon.cli.session import Session
 from donjon.errors import ConfigError
-from donjon.images.new_file import new_file
 
 Format = Literal["text", "json", "html", "sarif", "junit", "ocsf", "oscal", "csv"]
 
 _Form = Annotated[Format, Parameter(help="Form: text, json, html, sarif, junit, ocsf, oscal or csv.")]
-_BUNDLE = "Judge what was seen before: a file of `donjon audit collect`, or a sosreport; may be repeated."
+_Output = Annotated[
+    Path | None, Parameter(name=["--output", "-o"], metavar="FILE", help="Takes the report; must be new.")
+]
 _FAIL_ON = (
     "Severity from which on the exit code says so (else high), or never; `new`: only what the baseline does not have;"
     " `unknown`: also if something could not be seen."
 )
 _FAIL_ON_CHANGE = "Severity from which on what is new counts (else all), or never; `unknown`: lost visibility, too."
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
-    """What hosts are judged against."""
-
-    profile: Annotated[str, Parameter(metavar="NAME|FILE")] = "auto"
-    """Profile: one of `donjon audit profile list`, or a TOML file."""
-
-    waivers: Annotated[Path | None, Parameter(metavar="FILE")] = None
-    """Findings that somebody answers for, a TOML file."""
-
-    baseline: Annotated[Path | None, Parameter(metavar="REPORT")] = None
-    """Report in JSON: what is new since then is marked."""
-
-    control: Annotated[tuple[str, ...], Parameter(metavar="ID")] = ()
-    """Judge only this control; may be repeated."""
-
-    def controls(self) -> tuple[str, ...]:
-        """The controls that are meant. Raises ConfigError if there is no such control."""
-        strange = [one for one in self.control if one not in {known.id for known in catalogue().controls}]
-        if strange:
-            raise ConfigError(
-                f"cannot judge {strange[0]}: there is no such control", hint="see `donjon audit controls`"
-            )
-        return self.control
 
 
 _PLACES, _BESIDE, _AGAINST = Places(), Beside(), Against()
@@ -71,12 +40,13 @@ _PLACES, _BESIDE, _AGAINST = Places(), Beside(), Against()
 def run(
     *,
     places: Places = _PLACES,
-    bundle: Annotated[tuple[Path, ...], Parameter(metavar="FILE", help=_BUNDLE)] = (),
+    bundle: Bundles = (),
     beside: Beside = _BESIDE,
     against: Against = _AGAINST,
     format: _Form = "text",
-    output: Annotated[
-        Path | None, Parameter(name=["--output", "-o"], metavar="FILE", help="Takes the report; must not exist yet.")
+    output: _Output = None,
+    baseline: Annotated[
+        Path | None, Parameter(metavar="REPORT", help="Report in JSON: what is new since then is marked.")
     ] = None,
     fail_on: Annotated[str, Parameter(metavar="WORDS", help=_FAIL_ON)] = "high",
     common: Common = COMMON,
@@ -86,7 +56,8 @@ def run(
 
     Without --host and --bundle, at this host. Nothing is installed and nothing is changed on a host. What cannot be
     seen is unknown, never passed. Ends with 20 if something fails that --fail-on names, with 21 if it names `unknown`
-    and something could not be seen, and with 3 if a host could not be looked at.
+    and something could not be seen, and with 3 if a host could not be looked at. What is waived is shown, and ends
+    nothing.
 
     Examples:
         donjon audit
@@ -98,26 +69,16 @@ def run(
         donjon audit run --baseline last.json --fail-on new,high
     """
     wanted = parse_fail_on(fail_on)
-    if output and output.exists():
-        raise ConfigError(f"cannot write {output}: it exists", hint="name another file, or remove it")
+    if wanted.only_new and baseline is None:
+        raise ConfigError("cannot tell what is new: there is nothing to compare with", hint="say --baseline REPORT")
+    _check_output(format, output)
+    criteria, before = against.load(), load_report(baseline) if baseline else None
     session = Session(common, program)
-    looked = look_at(places, bundle, common)
-    fleet = beside.added_to(looked.hosts, session)
-    report = _judged(fleet, against, beside.known_holes(session))
-    document = None
-    if format != "text":
-        document = render(report, format)
-        if output:
-            _write(output, document)
-    elif output:
-        raise ConfigError("cannot write text to a file", hint="choose a --format, or redirect standard output")
-    return Audited(
-        report=report,
-        not_collected=looked.failed,
-        written=(str(output),) if output else (),
-        document=document.decode() if document is not None and output is None and not common.json else None,
-        verdict=wanted.exit_code(report),
-    )
+    advisories, gold = beside.known_holes(session), beside.gold_images()
+    looked = look_at(places, bundle, session)
+    fleet = tuple(msgspec.structs.replace(host, gold=gold) for host in beside.with_backups(looked.hosts, session))
+    made = make_report(criteria.judge(fleet, advisories), fleet, criteria.waivers, before)
+    return _handed_over(made, format, output, common, looked.failed, wanted.exit_code(made))
 
 
 def report(
@@ -125,6 +86,7 @@ def report(
     /,
     *,
     format: _Form = "text",
+    output: _Output = None,
     common: Common = COMMON,
 ) -> Audited:
     """Show a report again, or write it in another form.
@@ -132,12 +94,10 @@ def report(
     Examples:
         donjon audit report last.json
 
-        donjon audit report last.json --format html >last.html
+        donjon audit report last.json --format html -o last.html
     """
-    del common
-    loaded = load_report(file)
-    document = None if format == "text" else render(loaded, format).decode()
-    return Audited(loaded, (), (), document, 0)
+    _check_output(format, output)
+    return _handed_over(load_report(file), format, output, common)
 
 
 def diff(
@@ -150,7 +110,8 @@ def diff(
 ) -> AuditDiff:
     """Show what changed between two audits: new, fixed, unchanged, other evidence, lost visibility, gone.
 
-    Ends with 20 if something new fails that is as severe as --fail-on says.
+    Ends with 20 if something new fails that is as severe as --fail-on says. What is waived in the newer report is shown
+    as such, and ends nothing.
 
     Examples:
         donjon audit diff monday.json tuesday.json
@@ -160,17 +121,35 @@ def diff(
     older, newer = load_report(before), load_report(now)
     changes = compare([one.result for one in older.findings], [one.result for one in newer.findings])
     hosts = {host.id: host.name for host in (*older.hosts, *newer.hosts)}
-    return AuditDiff(str(before), str(now), changes, hosts, wanted.exit_code_of_changes(changes))
+    waivers = {one.result.fingerprint: one.waiver for one in newer.findings if one.waiver}
+    verdict = wanted.exit_code_of_changes(one for one in changes if one.result.fingerprint not in waivers)
+    return AuditDiff(str(before), str(now), changes, hosts, waivers, verdict)
 
 
-def _judged(fleet: tuple[Host, ...], against: Against, advisories: Advisories | None) -> Report:
-    profile = load_profile(against.profile)
-    waivers = load_waivers(against.waivers) if against.waivers else ()
-    baseline = load_report(against.baseline) if against.baseline else None
-    judgement = judge(fleet, profile, datetime.now(UTC).date(), against.controls(), advisories)
-    return make_report(judgement, fleet, waivers, baseline)
+def _check_output(format: Format, output: Path | None) -> None:
+    """Before anything is done in vain. Raises ConfigError."""
+    if output and format == "text":
+        raise ConfigError("cannot write text to a file", hint="choose a --format, or redirect standard output")
+    if output:
+        check_new(output)
 
 
-def _write(path: Path, document: bytes) -> None:
-    with new_file(path, exist_ok=False) as unfinished:
-        unfinished.write_bytes(document)
+def _handed_over(
+    made: Report,
+    format: Format,
+    output: Path | None,
+    common: Common,
+    failed: tuple[NotCollected, ...] = (),
+    verdict: int = 0,
+) -> Audited:
+    """The report, in the form that is asked for, where it is asked for; with --json, the object says it all."""
+    if output:
+        write_new(output, render(made, format))
+    printed = format != "text" and output is None and not common.json
+    return Audited(
+        report=made,
+        not_collected=failed,
+        written=(str(output),) if output else (),
+        document=render(made, format).decode() if printed else None,
+        verdict=verdict,
+    )

@@ -15,6 +15,7 @@ from donjon.audit.advisories.advisory_file import load
 from donjon.audit.advisories.data import Advisories
 from donjon.audit.backup_source import inspect_guests, read_backup
 from donjon.audit.fact import Known
+from donjon.audit.facts.guests import Gold
 from donjon.audit.facts.host import Host
 from donjon.cli.session import Session
 from donjon.errors import ConfigError
@@ -40,32 +41,42 @@ class Beside:
     """Who may sign seals of gold images: ssh's file of allowed signers."""
 
     def known_holes(self, session: Session) -> Advisories | None:
-        """The advisories, None if there are none. Raises IntegrityError, HostError."""
-        return load(self.advisories or advisories_folder(session))
+        """The advisories; None if there are none, and none were asked for. Raises ConfigError, IntegrityError."""
+        found = load(self.advisories or advisories_folder(session))
+        if found is None and self.advisories:
+            raise ConfigError(f"cannot use advisories in {self.advisories}: there are none", hint=_IMPORT)
+        return found
 
-    def added_to(self, hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
-        """The hosts, with what else was asked for. Raises DonjonError."""
-        if self.gold is not None:
-            if self.signers is None:
-                raise ConfigError("cannot judge gold images: nobody says who may sign them", hint="say --signers FILE")
-            gold = read_gold(Register(self.gold), self.signers)
-            hosts = tuple(msgspec.structs.replace(host, gold=gold) for host in hosts)
-        return _with_backups(hosts, session) if self.restore_points else hosts
+    def gold_images(self) -> tuple[Gold, ...] | None:
+        """The gold images as they are now; None if they were not asked for. Raises DonjonError."""
+        if self.gold is None and self.signers is None:
+            return None
+        if self.gold is None or self.signers is None:
+            lacking = "--gold DIR" if self.gold is None else "--signers FILE"
+            raise ConfigError("cannot judge gold images by half of what that needs", hint=f"say {lacking}, too")
+        if not self.gold.is_dir():
+            raise ConfigError(f"cannot judge the gold images of {self.gold}: there is no such directory")
+        return read_gold(Register(self.gold), self.signers)
+
+    def with_backups(self, hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
+        """The hosts, with what repository and records say of their VMs if that was asked for. Raises DonjonError."""
+        if not self.restore_points:
+            return hosts
+        with session.reading() as repository:
+            left = session.program.left_owed()
+            backup = read_backup([repository], session.program.drills, left, datetime.now(UTC))
+            return tuple(
+                msgspec.structs.replace(host, backup=backup, guests=inspect_guests([repository], _vms(host)))
+                for host in hosts
+            )
+
+
+_IMPORT = "`donjon advisories import` brings some"
 
 
 def advisories_folder(session: Session) -> Path:
     """Where advisories are kept."""
     return session.program.state_directory / "advisories"
-
-
-def _with_backups(hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
-    with session.reading() as repository, session.ledger() as ledger:
-        left = [debt for debt in ledger.debts() if not debt.owner.is_alive()]
-        backup = read_backup([repository], session.program.drills, left, datetime.now(UTC))
-        return tuple(
-            msgspec.structs.replace(host, backup=backup, guests=inspect_guests([repository], _vms(host)))
-            for host in hosts
-        )
 
 
 def _vms(host: Host) -> list[str]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Annotated
 
 import msgspec
@@ -15,6 +16,7 @@ from donjon.audit.profile import Profile, load_profile, profile_names
 from donjon.cli.options import COMMON, Common
 from donjon.cli.page import Page
 from donjon.cli.result import Result
+from donjon.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def _show_control(one: ListedControl, page: Page) -> None:
         ("evidence", control.evidence),
         ("fix", f"{control.fix_class.name.lower().replace('_', ' ')}: {control.fix}"),
     ]
-    facts += [("principle", catalogue().principles[one]) for one in control.principles]
+    facts += [("principle", catalogue().principles[name]) for name in control.principles]
     page.facts([*facts, *((name, ", ".join(ids)) for name, ids in control.frameworks.items())])
 
 
@@ -78,8 +80,11 @@ def controls(
         donjon audit controls GST-01
     """
     del common
-    implemented = rules()
-    chosen = (one for one in catalogue().controls if not ids or one.id.startswith(ids))
+    implemented, known = rules(), catalogue().controls
+    strange = [one for one in ids if not any(control.id.startswith(one) for control in known)]
+    if strange:
+        raise ConfigError(f"cannot show control {strange[0]}: there is none", hint="`donjon audit controls` lists all")
+    chosen = (one for one in known if not ids or one.id.startswith(ids))
     return ControlList(tuple(ListedControl(one, one.id in implemented) for one in chosen))
 
 
@@ -113,7 +118,8 @@ class ShownProfile(Result):
 
     def show(self, page: Page) -> None:
         """As a file of one's own could say it."""
-        page.raw(msgspec.toml.encode(self.profile).decode())
+        told = msgspec.to_builtins(self.profile, builtin_types=(date,))
+        page.raw(msgspec.toml.encode({key: value for key, value in told.items() if value is not None}).decode())
 
 
 def show_profile(

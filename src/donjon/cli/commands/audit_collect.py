@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,11 +14,12 @@ from donjon.audit.collect.collecting import collect as collect_one
 from donjon.audit.collect.collecting import collect_many
 from donjon.audit.collect.target import Target
 from donjon.cli.commands.audit_hosts import Places
-from donjon.cli.commands.audit_result import NotCollected
+from donjon.cli.commands.audit_result import NotCollected, not_collected, show_not_collected
 from donjon.cli.options import COMMON, Common
+from donjon.cli.output import check_new
 from donjon.cli.page import Page
 from donjon.cli.result import Deed
-from donjon.cli.text import count, safe, size
+from donjon.cli.text import count, size
 from donjon.errors import ConfigError, DonjonError, IncompleteError
 from donjon.images.new_file import new_file
 
@@ -50,10 +52,7 @@ class Collected(Deed):
         """A line for each."""
         for one in self.bundles:
             page.line(f"{one.host}: {one.path} ({size(one.size)})")
-        for lacking in self.not_collected:
-            page.line(f"not looked at: {lacking.host}: {lacking.error}", bold=True)
-            if lacking.hint:
-                page.line(f"  {lacking.hint}")
+        show_not_collected(self.not_collected, page)
 
 
 def collect(
@@ -65,6 +64,7 @@ def collect(
     """Only look at hosts, and keep what was seen in a bundle: a tar file, evidence and input of `audit run --bundle`.
 
     Nothing is installed and nothing is changed on a host; secrets never leave it. Without --host, at this machine.
+    No bundle is ever written over another. Ends with 3 if one of several hosts could not be looked at.
 
     Examples:
         donjon audit collect -o kvm1.tar
@@ -73,19 +73,19 @@ def collect(
     """
     del common
     targets = places.targets() or [Target(sudo=places.sudo)]
-    if not output.is_dir():
-        if len(targets) > 1:
-            raise ConfigError(f"cannot collect {count(len(targets), 'bundle')} in {output}: it is no directory")
-        with new_file(output, exist_ok=False) as unfinished, unfinished.open("wb") as file:
-            collect_one(targets[0], file)
-        return Collected((Bundled(str(targets[0]), str(output), output.stat().st_size),), ())
-    found = collect_many(targets, output, parallel=places.parallel)
+    if output.is_dir():
+        return _collected(collect_many(targets, output, parallel=places.parallel))
+    if len(targets) > 1:
+        raise ConfigError(f"cannot collect {count(len(targets), 'bundle')} in {output}: it is no directory")
+    check_new(output)
+    with new_file(output, exist_ok=False) as unfinished, unfinished.open("wb") as file:
+        collect_one(targets[0], file)
+    return _collected({targets[0]: output})
+
+
+def _collected(found: Mapping[Target, Path | DonjonError]) -> Collected:
     done = [
         Bundled(str(target), str(one), one.stat().st_size) for target, one in found.items() if isinstance(one, Path)
     ]
-    failed = [
-        NotCollected(str(target), safe(str(one)), one.hint)
-        for target, one in found.items()
-        if isinstance(one, DonjonError)
-    ]
+    failed = [not_collected(target, one) for target, one in found.items() if isinstance(one, DonjonError)]
     return Collected(tuple(done), tuple(failed))

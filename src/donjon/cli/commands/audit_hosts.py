@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -16,10 +15,9 @@ from donjon.audit.collect.collecting import collect_many
 from donjon.audit.collect.sosreport import read_evidence
 from donjon.audit.collect.target import Target, parse_target
 from donjon.audit.facts.host import Host, read_host
-from donjon.cli.commands.audit_result import NotCollected
-from donjon.cli.options import Common
-from donjon.cli.text import safe
-from donjon.errors import ConfigError, DonjonError
+from donjon.cli.commands.audit_result import NotCollected, not_collected
+from donjon.cli.session import Session
+from donjon.errors import ConfigError, DonjonError, HostError
 from donjon.scratch_folder import scratch_folder
 
 
@@ -44,11 +42,15 @@ class Places:
     """Look at so many hosts at a time."""
 
     def targets(self) -> list[Target]:
-        """The hosts that are named. Raises ConfigError."""
+        """The hosts that are named, each once. Raises ConfigError."""
         if self.parallel < 1:
             raise ConfigError(f"cannot look at {self.parallel} hosts at a time")
         names = (*(("local",) if self.local else ()), *self.host)
-        return [parse_target(name, legacy=self.legacy, sudo=self.sudo) for name in names]
+        return list(dict.fromkeys(parse_target(name, legacy=self.legacy, sudo=self.sudo) for name in names))
+
+
+_BUNDLE = "Judge what was seen before: a file of `donjon audit collect`, or a sosreport; may be repeated."
+Bundles = Annotated[tuple[Path, ...], Parameter(metavar="FILE", help=_BUNDLE)]
 
 
 class Looked(NamedTuple):
@@ -58,38 +60,57 @@ class Looked(NamedTuple):
     failed: tuple[NotCollected, ...]
 
 
-def look_at(places: Places, bundles: tuple[Path, ...], common: Common) -> Looked:
+def look_at(places: Places, bundles: tuple[Path, ...], session: Session) -> Looked:
     """The facts of all hosts that are named, and of bundles; of this machine if nothing is named.
 
     Raises:
         DonjonError: a bundle cannot be read; or none of the hosts could be looked at.
     """
     targets = places.targets() or ([Target(sudo=places.sudo)] if not bundles else [])
-    read = [read_host(read_evidence(path)) for path in bundles]
-    failed: tuple[NotCollected, ...] = ()
+    found: dict[str, Bundle | DonjonError] = {str(path): read_evidence(path) for path in bundles}
     if targets:
         with scratch_folder() as folder:
-            collected, failed = collect_into(folder, targets, places, common)
-            read += [read_host(bundle) for bundle in collected]
-    return Looked(tuple(read), failed)
+            found |= _collected(folder, targets, places.parallel, session)
+    errors = {where: one for where, one in found.items() if isinstance(one, DonjonError)}
+    if len(errors) == len(found):
+        raise _nothing_seen(errors)
+    hosts, doubles = _told_apart({where: one for where, one in found.items() if isinstance(one, Bundle)})
+    return Looked(hosts, tuple(not_collected(where, error) for where, error in (errors | doubles).items()))
 
 
-def collect_into(
-    folder: Path, targets: list[Target], places: Places, common: Common
-) -> tuple[list[Bundle], tuple[NotCollected, ...]]:
-    """Bundles of the hosts in a folder. Raises the error if there is a single host, and it failed."""
+def _collected(folder: Path, targets: list[Target], parallel: int, session: Session) -> dict[str, Bundle | DonjonError]:
     done = 0
 
     def tell(target: Target, error: DonjonError | None) -> None:
         nonlocal done
         done += 1
-        if len(targets) > 1 and not common.quiet:
-            outcome = f"not looked at: {safe(str(error))}" if error else "looked at"
-            sys.stderr.write(f"{done}/{len(targets)} {target}: {outcome}\n")
+        if len(targets) > 1:
+            session.tell(f"{done}/{len(targets)} {target}: {f'not looked at: {error}' if error else 'looked at'}")
 
-    found = collect_many(targets, folder, parallel=places.parallel, on_progress=tell)
-    errors = {target: one for target, one in found.items() if isinstance(one, DonjonError)}
-    if len(errors) == len(found) == 1:
-        raise next(iter(errors.values()))
-    bundles = [read_bundle(one) for one in found.values() if isinstance(one, Path)]
-    return bundles, tuple(NotCollected(str(target), safe(str(error)), error.hint) for target, error in errors.items())
+    found = collect_many(targets, folder, parallel=parallel, on_progress=tell)
+    return {str(target): read_bundle(one) if isinstance(one, Path) else one for target, one in found.items()}
+
+
+def _nothing_seen(errors: dict[str, DonjonError]) -> DonjonError:
+    """The error of the only host, or one with a note for each."""
+    if len(errors) == 1:
+        return next(iter(errors.values()))
+    error = HostError(f"cannot look at any of {len(errors)} hosts")
+    for one in errors.values():
+        error.add_note(f"{one} ({one.hint})" if one.hint else str(one))
+    return error
+
+
+def _told_apart(bundles: dict[str, Bundle]) -> tuple[tuple[Host, ...], dict[str, DonjonError]]:
+    """Hosts by where they were seen; of those with the same machine-id the first, since results name a host by it."""
+    hosts: dict[str, tuple[str, Host]] = {}
+    doubles: dict[str, DonjonError] = {}
+    for where, bundle in bundles.items():
+        host = read_host(bundle)
+        first, _ = hosts.setdefault(host.platform.id, (where, host))
+        if first != where:
+            doubles[where] = HostError(
+                f"cannot tell {where} from {first}: they have the same machine-id",
+                hint="judge them one at a time; a machine that was cloned needs a machine-id of its own",
+            )
+    return tuple(host for _, host in hosts.values()), doubles

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from donjon.audit.catalogue import KINDS
 from donjon.audit.diff import Change, Changed
 from donjon.audit.report.report import Finding, Report, severity_counts
 from donjon.audit.verdict import Severity, Status
+from donjon.audit.waivers import Waiver
 from donjon.cli.page import Page
-from donjon.cli.result import Result
-from donjon.cli.text import count, moment
-from donjon.errors import ConfigError, IncompleteError
+from donjon.cli.result import Result, describe_failure
+from donjon.cli.text import count, moment, safe
+from donjon.errors import ConfigError, DonjonError, IncompleteError
 
 FINDINGS, UNSEEN = 20, 21
 WORST = 10
@@ -36,8 +37,9 @@ class FailOn:
             return FINDINGS
         return UNSEEN if self.unknown and _unseen(report) else 0
 
-    def exit_code_of_changes(self, changes: tuple[Changed, ...]) -> int:
+    def exit_code_of_changes(self, changes: Iterable[Changed]) -> int:
         """What a comparison ends with."""
+        changes = list(changes)
         new = [one.result.severity for one in changes if one.change is Change.NEW]
         if self.severity and any(severity.rank <= self.severity.rank for severity in new):
             return FINDINGS
@@ -78,6 +80,20 @@ class NotCollected:
     hint: str | None
 
 
+def not_collected(host: object, error: DonjonError) -> NotCollected:
+    """Why a host could not be looked at."""
+    failure = describe_failure(error)
+    return NotCollected(safe(str(host)), failure.error, failure.hint)
+
+
+def show_not_collected(hosts: Iterable[NotCollected], page: Page) -> None:
+    """A line for each, and what to do about it."""
+    for one in hosts:
+        page.line(f"not looked at: {one.host}: {one.error}", bold=True)
+        if one.hint:
+            page.line(f"  {one.hint}")
+
+
 @dataclass(frozen=True, slots=True)
 class Audited(Result):
     """An audit: the report, the hosts it lacks, the files written.
@@ -93,7 +109,7 @@ class Audited(Result):
 
     @property
     def exit_code(self) -> int:
-        """20 for findings, 21 for what could not be seen, if that was asked; 3 if a host could not be looked at."""
+        """3 if a host could not be looked at; else 20 for findings, 21 for what could not be seen, as was asked."""
         return IncompleteError.exit_code if self.not_collected else self.verdict
 
     def show(self, page: Page) -> None:
@@ -108,10 +124,7 @@ class Audited(Result):
             page.line(f"{path.value} ({len(group)})", bold=True)
             _show_findings(self.report, group, page)
         _show_rest(self.report, page)
-        for lacking in self.not_collected:
-            page.line(f"not looked at: {lacking.host}: {lacking.error}", bold=True)
-            if lacking.hint:
-                page.line(f"  {lacking.hint}")
+        show_not_collected(self.not_collected, page)
         for file in self.written:
             page.line(f"written: {file}")
 
@@ -159,14 +172,27 @@ def _show_rest(report: Report, page: Page) -> None:
         page.line(f"could not be seen ({count(len(unseen), 'result')}): never counted as passed", bold=True)
         for why, controls in _by_reason(unseen).items():
             _paragraph(page, "  ", f"{why}: {', '.join(controls)}")
-    for problem in report.idle_waivers:
-        waiver = problem.waiver
-        page.line(f"waiver of {waiver.owner} for {waiver.control} on {waiver.subject}: {problem.problem}")
+    _show_waivers(report, page)
     passed, beside = report.count(Status.PASS), report.count(Status.NOT_APPLICABLE)
     page.line(
         f"{count(passed, 'result')} passed, {beside} not applicable, {report.count(Status.MANUAL)} for a person to"
         f" attest; {count(len(report.not_implemented), 'control')} not implemented yet"
     )
+
+
+def _show_waivers(report: Report, page: Page) -> None:
+    """What somebody answers for, and the waivers that do nothing."""
+    waived = [(one, one.waiver) for one in report.findings if one.waiver]
+    if waived:
+        page.line(f"waived ({len(waived)})", bold=True)
+    for one, waiver in waived:
+        answers = f"{waiver.owner} answers for it until {waiver.expires}: {waiver.reason}"
+        _paragraph(
+            page, f"  {one.result.severity.value:<8} {one.result.control:<8} ", f"{_said(report, one)} ({answers})"
+        )
+    for problem in report.idle_waivers:
+        waiver = problem.waiver
+        page.line(f"waiver of {waiver.owner} for {waiver.control} on {waiver.subject}: {problem.problem}", bold=True)
 
 
 def _by_reason(findings: list[Finding]) -> dict[str, list[str]]:
@@ -180,19 +206,20 @@ def _by_reason(findings: list[Finding]) -> dict[str, list[str]]:
 
 
 def _paragraph(page: Page, first: str, text: str) -> None:
-    lines = textwrap.wrap(" ".join(text.split()), WIDTH - len(first)) or [""]
+    lines = textwrap.wrap(" ".join(text.split()), WIDTH - len(first), break_on_hyphens=False) or [""]
     for number, line in enumerate(lines):
         page.line((first if number == 0 else " " * len(first)) + line)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditDiff(Result):
-    """What changed between two audits. `host` names are those of the newer report."""
+    """What changed between two audits. `hosts`: id -> name; `waivers`: of the newer report, by fingerprint."""
 
     before: str
     now: str
     changes: tuple[Changed, ...]
     hosts: dict[str, str]
+    waivers: dict[str, Waiver]
     verdict: int
 
     @property
@@ -206,8 +233,9 @@ class AuditDiff(Result):
             page.line(f"{change.value} ({len(group)})", bold=True)
             for one in group if change is not Change.UNCHANGED else ():
                 result = one.result
-                where = self.hosts.get(result.host, result.host)
-                _paragraph(page, f"  {result.severity.value:<8} {result.control:<8} ", f"{where}: {_story(one)}")
+                waived = f" (waived by {waiver.owner})" if (waiver := self.waivers.get(result.fingerprint)) else ""
+                said = f"{self.hosts.get(result.host, result.host)}: {_story(one)}{waived}"
+                _paragraph(page, f"  {result.severity.value:<8} {result.control:<8} ", said)
         if not self.changes:
             page.line("nothing fails in either")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from donjon.cli.text import count
 from donjon.errors import ConfigError, IncompleteError
 from donjon.harden.evacuation import Evacuation, EvacuationRecord
 from donjon.harden.evacuation import evacuate as evacuate_host
-from donjon.hypervisors.migration import Route
+from donjon.hypervisors.migration import Migrator, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def evacuate(
         bool,
         Parameter(help="Both hosts see the same disks, even if libvirt cannot tell; else guests could be damaged."),
     ] = False,
-    back: Annotated[bool, Parameter(help="Only guests that left HOST2 for HOST before: bring them back.")] = False,
+    back: Annotated[bool, Parameter(help="Only guests that left HOST2 before: bring them back.")] = False,
     vm: Annotated[tuple[str, ...], Parameter(metavar="VM", help="Only this guest; may be repeated.")] = (),
     dry_run: Annotated[bool, Parameter(help="Move nothing, only say what would be.")] = False,
     common: Common = COMMON,
@@ -66,7 +67,8 @@ def evacuate(
 ) -> Evacuated:
     """Move the running guests of a host to another while they run, encrypted (TLS), so that it can be patched.
 
-    A guest that cannot move stays, with the reason; the others go. Ends with 3 if one stays.
+    A guest that cannot move stays, with the reason; the others go. Ends with 3 if one stays. Who went is written down
+    at once, so that --back finds them even if this was stopped in the middle.
 
     Examples:
         donjon harden evacuate qemu+ssh://root@kvm1/system --to qemu+tls://kvm2/system --via 10.77.0.2
@@ -79,8 +81,24 @@ def evacuate(
     record = EvacuationRecord(program.state_directory / "evacuations")
     route = Route(peer or to, via, copy_storage, shared_storage)
     with program.migrator(here) as origin, program.migrator(to) as destination, session.progress() as progress:
-        only = list(record.away_from(destination.host_name)) if back else list(vm) or None
-        done = evacuate_host(origin, destination, route, progress, only=only, trial=dry_run)
-    if not dry_run:
-        record.left(done)
+        away = record.away_from(destination.host_name)
+        only = _to_bring_back(away, origin, vm, session) if back else list(vm) or None
+        done = evacuate_host(origin, destination, route, progress, only=only, trial=dry_run, on_moved=record.left)
     return Evacuated(done, dry_run)
+
+
+def _to_bring_back(away: dict[str, str], origin: Migrator, vm: Collection[str], session: Session) -> list[str]:
+    """UUIDs of those of `vm`, else of all, that are away and run where they went.
+
+    Raises:
+        ConfigError: one of `vm` is not away.
+    """
+    strange = sorted(set(vm) - {*away, *away.values()})
+    if strange:
+        raise ConfigError(f"cannot bring {strange[0]} back: it did not leave by `donjon harden evacuate`")
+    meant = {uuid: name for uuid, name in away.items() if not vm or {uuid, name} & set(vm)}
+    running = {guest.uuid for guest in origin.running_guests()}
+    for uuid, name in meant.items():
+        if uuid not in running:
+            session.warn(f"{name} cannot be brought back: it does not run on {origin.host_name} any more")
+    return [uuid for uuid in meant if uuid in running]

@@ -13,6 +13,8 @@ from cyclopts import Parameter
 
 from donjon.audit.bundle import Bundle, Manifest
 from donjon.audit.catalogue import catalogue
+from donjon.audit.fact import Known
+from donjon.audit.facts.domains import Domains
 from donjon.audit.facts.drift import Difference, Drift
 from donjon.audit.facts.guests import Gold
 from donjon.audit.facts.host import read_host
@@ -22,7 +24,7 @@ from donjon.audit.judge import judge
 from donjon.audit.profile import Profile
 from donjon.audit.verdict import Status
 from donjon.cli.commands.audit_beside import Beside
-from donjon.cli.commands.audit_result import FINDINGS
+from donjon.cli.commands.audit_result import FINDINGS, UNSEEN
 from donjon.cli.options import COMMON, Common, Given
 from donjon.cli.page import Page
 from donjon.cli.result import Result
@@ -42,21 +44,23 @@ REGISTER = Path("/var/lib/donjon/gold")
 
 @dataclass(frozen=True, slots=True)
 class SealShown(Result):
-    """A gold image and what is wrong with it; `sha256` of the bytes of its disk."""
+    """A gold image and what is wrong with it; `sha256` of the bytes of its disk, null if it cannot be read."""
 
     image: str
-    sha256: str
+    sha256: str | None
     findings: tuple[Judged, ...]
 
     @property
     def exit_code(self) -> int:
-        """20 if something is wrong."""
-        return FINDINGS if any(one.status is Status.FAIL for one in self.findings) else 0
+        """20 if something is wrong, else 21 if something could not be seen."""
+        if any(one.status is Status.FAIL for one in self.findings):
+            return FINDINGS
+        return UNSEEN if self.findings else 0
 
     def show(self, page: Page) -> None:
         """What is wrong, worst first, and what could not be seen."""
-        page.line(f"{self.image}: sha256 {self.sha256}")
-        for one in sorted(self.findings, key=lambda found: (found.status.value, found.severity.rank)):
+        page.line(f"{self.image}: sha256 {self.sha256 or 'unknown'}")
+        for one in sorted(self.findings, key=lambda found: (found.status is not Status.FAIL, found.severity.rank)):
             word = one.severity.value if one.status is Status.FAIL else one.status.value
             page.line(f"  {word:<8} {one.control}  {one.summary}")
         if not self.findings:
@@ -73,8 +77,10 @@ class DriftShown(Result):
 
     @property
     def exit_code(self) -> int:
-        """20 if a path differs that must not."""
-        return FINDINGS if self.drift.forbidden else 0
+        """20 if a path differs that must not, else 21 if a part could not be compared."""
+        if self.drift.forbidden:
+            return FINDINGS
+        return UNSEEN if self.drift.unknown else 0
 
     def show(self, page: Page) -> None:
         """A line for each difference."""
@@ -109,7 +115,8 @@ def seal(
     """Seal a finished gold image: its hash and what is inside are written down and signed.
 
     What must not be inside is told (secrets, host keys, a machine-id, usable passwords, logs); the image is sealed all
-    the same, and `donjon audit run --gold` goes on telling. Ends with 20 if something is wrong.
+    the same, and `donjon audit run --gold` goes on telling. Ends with 20 if something is wrong, with 21 if something
+    could not be seen.
 
     Examples:
         donjon gold seal debian12.qcow2 --key ~/.ssh/id_ed25519 --builder ann --signers /etc/donjon/signers
@@ -128,13 +135,16 @@ def verify(
     common: Common = COMMON,
     program: Given,
 ) -> SealShown:
-    """Verify that a gold image is what was sealed, and tell what is wrong with it. Ends with 20 if something is.
+    """Verify that a gold image is what was sealed, and tell what is wrong with it.
+
+    Ends with 20 if something is wrong, with 21 if something could not be seen.
 
     Examples:
         donjon gold verify debian12.qcow2 --signers /etc/donjon/signers
     """
     gold = verify_image(image, Register(register), signers)
-    return SealShown(gold.path, getattr(gold.sha256, "value", "unknown"), _wrong(gold, common, program))
+    digest = gold.sha256.value if isinstance(gold.sha256, Known) else None
+    return SealShown(gold.path, digest, _wrong(gold, common, program))
 
 
 def diff(
@@ -151,6 +161,8 @@ def diff(
 ) -> DriftShown:
     """Show how far a clone has gone from what its gold image was when it was sealed.
 
+    Ends with 20 if a path differs that --forbid names, with 21 if something could not be compared.
+
     Examples:
         donjon gold diff debian12.qcow2 web1.qcow2 --forbid '/etc/ssh/*'
     """
@@ -164,7 +176,8 @@ def diff(
 def _wrong(gold: Gold, common: Common, program: Given) -> tuple[Judged, ...]:
     """What the rules of gold images say of this one, but for what passes."""
     session = Session(common, program)
-    nowhere = msgspec.structs.replace(read_host(Bundle(Manifest())), gold=(gold,))
+    no_vms = Domains(Known((), "no host is looked at"))
+    nowhere = msgspec.structs.replace(read_host(Bundle(Manifest())), gold=(gold,), domains=no_vms)
     controls = [one.id for one in catalogue().controls if one.area == "GLD"]
     today = datetime.now(UTC).date()
     judged = judge([nowhere], Profile("gold", hosts="KXO"), today, controls, Beside().known_holes(session))

@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from donjon.audit.collect.target import Target
-from donjon.audit.judge import judge
-from donjon.audit.profile import load_profile
 from donjon.audit.report.report import make_report
-from donjon.audit.waivers import load_waivers
-from donjon.cli.commands.audit import Against
+from donjon.audit.verdict import Status
+from donjon.cli.commands.audit_against import Against
+from donjon.cli.commands.audit_beside import Beside
 from donjon.cli.commands.audit_hosts import Places, look_at
 from donjon.cli.commands.harden_result import PlanShown, PlansOnHost, Reached
-from donjon.cli.options import COMMON, Common
+from donjon.cli.options import COMMON, Common, Given
+from donjon.cli.output import check_new
+from donjon.cli.session import Session
 from donjon.errors import ConfigError
 from donjon.harden import apply as engine
 from donjon.harden.planning import load, make_plan, save
@@ -51,6 +52,12 @@ class Place:
         """The same, to look at it."""
         return Places(host=(self.host,) if self.host else (), sudo=self.sudo, legacy=self.legacy)
 
+    def next(self, verb: str, plan: Path) -> str:
+        """The command that goes on with a plan there."""
+        host = ["--host", self.host] if self.host else []
+        ways = [way for way, chosen in (("--sudo", self.sudo), ("--legacy", self.legacy)) if chosen]
+        return shlex.join(["donjon", "harden", verb, str(plan), *host, *ways])
+
 
 _PLACE = Place()
 _PlanFile = Annotated[Path, Parameter(metavar="PLAN", help="File of `donjon harden plan`.")]
@@ -62,6 +69,7 @@ def plan(
     against: Against = _AGAINST,
     output: Annotated[Path, Parameter(name=["--output", "-o"], metavar="FILE", help="Takes the plan; must be new.")],
     common: Common = COMMON,
+    program: Given,
 ) -> PlanShown:
     """Look at a host, judge it, and plan how what fails is fixed; nothing is changed.
 
@@ -73,16 +81,16 @@ def plan(
 
         donjon harden plan --host ssh://root@kvm1 --profile kvm-cluster --control ACC-05 -o plan.json
     """
-    if output.exists():
-        raise ConfigError(f"cannot write {output}: it exists", hint="name another file, or remove it")
-    (host,), _ = look_at(place.places(), (), common)
-    profile = load_profile(against.profile)
-    waivers = load_waivers(against.waivers) if against.waivers else ()
-    judgement = judge((host,), profile, datetime.now(UTC).date(), against.controls())
-    unwaived = make_report(judgement, (host,), waivers).without_waived(judgement)
-    made = make_plan(unwaived, host, profile, place.runner(), only=against.control)
+    check_new(output)
+    criteria = against.load()
+    session = Session(common, program)
+    (host,), _ = look_at(place.places(), (), session)
+    judgement = criteria.judge((host,), Beside().known_holes(session))
+    unwaived = make_report(judgement, (host,), criteria.waivers).without_waived(judgement)
+    made = make_plan(unwaived, host, criteria.profile, place.runner(), only=criteria.controls)
     save(made, output)
-    return PlanShown(made, str(output))
+    unseen = tuple(dict.fromkeys(one.control for one in unwaived.results if one.status is Status.UNKNOWN))
+    return PlanShown(made, str(output), place.next("apply", output) if made.steps else None, unseen)
 
 
 def show(plan: _PlanFile, /, *, common: Common = COMMON) -> PlanShown:
@@ -92,7 +100,7 @@ def show(plan: _PlanFile, /, *, common: Common = COMMON) -> PlanShown:
         donjon harden show plan.json
     """
     del common
-    return PlanShown(load(plan), None)
+    return PlanShown(load(plan), None, None, ())
 
 
 def apply(
@@ -117,11 +125,14 @@ def apply(
         donjon harden apply plan.json --host ssh://root@kvm1 --confirm
     """
     del common
+    if confirm_after < 1:
+        raise ConfigError(f"cannot undo what is not confirmed after {confirm_after} s: say at least 1")
     loaded, runner = load(plan), place.runner()
     state = engine.apply(loaded, runner, confirm_after)
     if confirm and state is engine.State.WAITING:
         state = engine.confirm(loaded.id, runner)
-    return Reached(loaded.id, state, loaded.name, str(plan), confirm_after)
+    waits = state is engine.State.WAITING
+    return Reached(loaded.id, state, loaded.name, confirm_after, place.next("confirm", plan) if waits else None)
 
 
 def confirm(plan: _PlanFile, /, *, place: Place = _PLACE, common: Common = COMMON) -> Reached:
@@ -132,7 +143,7 @@ def confirm(plan: _PlanFile, /, *, place: Place = _PLACE, common: Common = COMMO
     """
     del common
     loaded = load(plan)
-    return Reached(loaded.id, engine.confirm(loaded.id, place.runner()), loaded.name, str(plan), 0)
+    return Reached(loaded.id, engine.confirm(loaded.id, place.runner()), loaded.name, 0, None)
 
 
 def rollback(plan: _PlanFile, /, *, place: Place = _PLACE, common: Common = COMMON) -> Reached:
@@ -143,7 +154,7 @@ def rollback(plan: _PlanFile, /, *, place: Place = _PLACE, common: Common = COMM
     """
     del common
     loaded = load(plan)
-    return Reached(loaded.id, engine.rollback(loaded.id, place.runner()), loaded.name, str(plan), 0)
+    return Reached(loaded.id, engine.rollback(loaded.id, place.runner()), loaded.name, 0, None)
 
 
 def pending(*, place: Place = _PLACE, common: Common = COMMON) -> PlansOnHost:

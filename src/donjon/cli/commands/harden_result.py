@@ -32,10 +32,15 @@ _MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class PlanShown(Result):
-    """A plan, and the file it was written to."""
+    """A plan, the file it was written to, and `next`, the command that applies it.
+
+    `unseen`: controls of which something could not be seen when it was made.
+    """
 
     plan: Plan
     written: str | None
+    next: str | None
+    unseen: tuple[str, ...]
 
     def show(self, page: Page) -> None:
         """The changes with their diffs, then what is left to a person."""
@@ -53,9 +58,12 @@ class PlanShown(Result):
             page.line("to be done by hand", bold=True)
             for instruction in plan.instructions:
                 _show_instruction(instruction, page)
+        if self.unseen:
+            page.line()
+            page.line(f"could not be seen, so nothing is planned for it: {', '.join(self.unseen)}")
         if self.written:
             page.line()
-            page.line(f"written: {self.written}; nothing was changed. Next: donjon harden apply {self.written}")
+            page.line(f"written: {self.written}; nothing was changed" + (f". Next: {self.next}" if self.next else ""))
 
     def _show_change(self, number: int, change: PlannedChange, page: Page) -> None:
         page.line(f"{number}. {change.control} ({_CLASSES[change.fix_class]}) {change.title}", bold=True)
@@ -86,20 +94,20 @@ def _show_instruction(one: Instruction, page: Page) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Reached(Deed):
-    """How far a plan has come. `undone_after`: seconds until it is undone, if it waits."""
+    """How far a plan has come. If it waits: `undone_after` how many seconds, and `next`, the command that keeps it."""
 
     plan: str
     state: State
     host: str
-    file: str
     undone_after: int
+    next: str | None
 
     def show(self, page: Page) -> None:
         """What became of it, and what comes next."""
         page.line(f"{self.host}: plan {self.plan} {_MEANINGS[self.state]}")
-        if self.state is State.WAITING:
+        if self.next:
             page.line(f"unless this is done within {self.undone_after} s, all of it is undone:")
-            page.line(f"  donjon harden confirm {self.file}")
+            page.line(f"  {self.next}")
 
 
 @dataclass(frozen=True, slots=True)

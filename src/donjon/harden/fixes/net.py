@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_interface
 
-from donjon.audit.controls.net_services import SERVICES, Service, service_of
+from donjon.audit.controls.net_services import SERVICES, service_of
 from donjon.audit.controls.reach import is_local
 from donjon.audit.controls.segments import uplinks_of
 from donjon.audit.fact import Unseen, need
@@ -171,7 +171,7 @@ def migration_network(result: Result, host: Host, profile: Profile) -> Change:  
 
 @fix("NET-07")
 def relocation_network(result: Result, host: Host, profile: Profile) -> Change:  # noqa: ARG001
-    """xend takes VMs in at the host's address in the migration network."""
+    """VMs come to xend at the host's address in the migration network."""
     need(host.agents.xend)
     address = _own_address(host, profile)
     return Change(

@@ -10,7 +10,7 @@ import re
 
 from msgspec import Struct
 
-from donjon.audit.fact import Fact, Known, Unseen, need
+from donjon.audit.fact import Known, Unseen, need
 from donjon.audit.facts.firewall import has_own_rules
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.ruleset import Ruleset
@@ -41,7 +41,7 @@ fi"""
 
 
 class _Keeper(Struct, frozen=True):
-    """A unit that loads rules at boot; `files`: where from -> sh that prints them, and sh that checks them in "$new"."""
+    """A unit that loads rules at boot; `files`: where from -> sh that prints what runs, sh that checks it ({new})."""
 
     unit: str
     files: dict[str, tuple[str, str]]
@@ -56,7 +56,9 @@ def rules_stored(result: Result, host: Host, profile: Profile) -> Change:  # noq
     """
     ruleset = need(host.firewall.running, absent=Ruleset())
     own = _own_tables(ruleset)
-    old = {place for place, chains in own.items() if _OF_IPTABLES & {name for name in chains}}
+    if not own or isinstance(host.firewall.firewalld, Known):
+        raise Unseen("firewalld keeps its own rules: see `firewall-cmd --runtime-to-permanent`")
+    old = {place for place, chains in own.items() if _OF_IPTABLES & set(chains)}
     if old and old != own.keys():
         raise Unseen("rules of iptables and of nftables run side by side, and no single service keeps both")
     keepers = _of_iptables() if old else [_of_nftables(host, own)]
@@ -65,16 +67,12 @@ def rules_stored(result: Result, host: Host, profile: Profile) -> Change:  # noq
     keeper = next((one for one in keepers if one.unit in units), None)
     if keeper is None:
         raise Unseen(f"none of {', '.join(one.unit for one in keepers)} is installed")
-    if _has_rules(stored):
+    if has_own_rules(need(stored, absent=Ruleset())):
         raise Unseen("other rules are stored than run; which of them are meant, only a person can tell")
     return Change(
         f"{keeper.unit} loads at boot the rules that run now",
         (*(_stored(path, *how) for path, how in keeper.files.items()), _enabled(keeper.unit)),
     )
-
-
-def _has_rules(stored: Fact[Ruleset]) -> bool:
-    return isinstance(stored, Known) and has_own_rules(stored.value)
 
 
 def _own_tables(ruleset: Ruleset) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -110,7 +108,11 @@ def _of_iptables() -> list[_Keeper]:
 
 
 def _stored(path: str, listing: str, check: str) -> Command:
-    names = {"file": f'"$ROOT{path}"', "new": f'"$ROOT{path}.donjon-new"', "folder": f'"$ROOT{path.rpartition("/")[0]}"'}
+    names = {
+        "file": f'"$ROOT{path}"',
+        "new": f'"$ROOT{path}.donjon-new"',
+        "folder": f'"$ROOT{path.rpartition("/")[0]}"',
+    }
     return Command(
         f"store the running rules in {path}",
         _DO.format(listing=listing, check=check.format(**names), **names),

@@ -102,7 +102,7 @@ shell pci-devices 5 '
     grep -H . */class 2>/dev/null
     ls -ld */driver */iommu_group 2>/dev/null | sed "s/^.* \([^ ]*\) -> .*\//\1 /"
     :'
-shell virtual-functions 5 'ip link show | awk "/^[0-9]+: / { sub(/[@:]\$/, \"\", \$2); sub(/@.*/, \"\", \$2); name = \$2 } \$1 == \"vf\" { print name, \$0 }"'
+shell virtual-functions 5 'text=$(ip link show) || exit; printf "%s\n" "$text" | awk "/^[0-9]+: / { sub(/[@:]\$/, \"\", \$2); sub(/@.*/, \"\", \$2); name = \$2 } \$1 == \"vf\" { print name, \$0 }"'
 shell cpu-flags 5 'grep -m 1 -E "^(flags|Features)" /proc/cpuinfo'
 
 # Kernels that VMs are started with: whose they are, and what they are.

@@ -4,8 +4,8 @@
 # One line per process: "process PID PARENT UID STARTED NAME EXECUTABLE LABEL ARGUMENT..." with tabs between, then
 # "deleted PID PATH" for mapped code that was replaced, then "end". Secrets in arguments become ***.
 donjon_processes='
-function blank(text,   low, out, cut) {
-    gsub(/:\/\/[^\/@: ]*:[^\/@ ]*@/, "://***@", text)
+function blank(text,   out, cut) {
+    gsub(/:\/\/[^\/@:% ]*[:%][^\/@ ]*@/, "://***@", text)
     out = ""
     while (match(tolower(text), secret)) {
         out = out substr(text, 1, RSTART + RLENGTH - 1)
@@ -25,12 +25,20 @@ function arguments(line, name,   word, count, i, out, hide) {
     for (i = 1; i <= count; i++) {
         if (hide && word[i] !~ /^-/) { out = out "\t***"; hide = 0; continue }
         hide = tolower(word[i]) ~ /^--?[a-z_-]*(passw(or)?d|passphrase|secret|token|api[-_]?key)$/
+        if (name in takes && word[i] ~ takes[name]) { out = out "\t" substr(word[i], 1, 2) "***"; hide = length(word[i]) == 2; continue }
         if (name ~ /^(sshpass|mysql|mariadb)/ && word[i] ~ /^-p/) { out = out "\t-p***"; hide = word[i] == "-p"; continue }
         out = out "\t" blank(word[i])
     }
     return out
 }
-BEGIN { secret = "(pass|passw(or)?d|passphrase|secret|token|api[-_]?key|credentials?|data)\"?[=:] *\"?" }
+BEGIN {
+    secret = "((pass|passw(or)?d|passphrase|secret|token|api[-_]?key|credentials?|data|authorization)\"?[=:]|:key=) *\"?"
+    takes["curl"] = "^-[uU]"
+    takes["smbclient"] = "^-U"
+    takes["ipmitool"] = "^-P"
+    takes["openssl"] = "^-k"
+    takes["snmpget"] = takes["snmpwalk"] = takes["snmptrap"] = "^-[cAX]"
+}
 /^hz / { hz = $2 }
 /^btime / { boot = $2 }
 /^[lr]/ && / [0-9]+\/exe -> / {
@@ -103,8 +111,12 @@ look /usr/lib/qemu/qemu-bridge-helper /usr/libexec/qemu-bridge-helper
 copy /etc/qemu/bridge.conf /etc/qemu-kvm/bridge.conf
 # Communities of SNMP versions 1 and 2c: "default" for those that everybody knows, "own" for others; never their names.
 shell snmp-communities 5 '
-    [ -e /etc/snmp/snmpd.conf ] || exit 0
+    set --
+    for file in /etc/snmp/snmpd.conf /etc/snmp/snmpd.local.conf /etc/snmp/snmpd.conf.d/*.conf; do
+        [ -e "$file" ] && set -- "$@" "$file"
+    done
+    [ $# -gt 0 ] || exit 0
     awk "
         function say(name) { print (name == \"public\" || name == \"private\") ? \"default\" : \"own\" }
         /^[ \t]*r[ow]community6?[ \t]/ { say(\$2) }
-        /^[ \t]*com2sec6?[ \t]/ { say(\$4) }" /etc/snmp/snmpd.conf'
+        /^[ \t]*com2sec6?[ \t]/ { say(\$4) }" "$@"'

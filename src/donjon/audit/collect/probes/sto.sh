@@ -124,6 +124,9 @@ shell lvm-settings 5 '
 # Network storage: what is served, and how targets are logged in to.
 copy /etc/exports '/etc/exports.d/*.exports' /etc/iscsi/iscsid.conf
 shell iscsi-nodes 5 '
+    for folder in /etc/iscsi/nodes /var/lib/iscsi/nodes; do
+        [ ! -d "$folder" ] || { [ -r "$folder" ] && [ -x "$folder" ]; } || { echo "cannot look into $folder" >&2; exit 1; }
+    done
     for file in /etc/iscsi/nodes/*/*/* /var/lib/iscsi/nodes/*/*/*; do
         [ -f "$file" ] && printf "@node %s\n" "$file" && sed -n "/^node.session.auth.authmethod/p; /^node.conn\[0\].address/p" "$file"
     done
