@@ -244,4 +244,4 @@ def test_rsyslog_is_told_to_encrypt_only_where_it_can(lab: Lab) -> None:
     host.write("/usr/lib/x86_64-linux-gnu/rsyslog/lmnsd_gtls.so", "")
     plan = host.plan(change)
     assert not plan.instructions
-    assert [step.title for step in plan.steps] == ["edit /etc/rsyslog.d/00-donjon.conf"]
+    assert [step.title for step in plan.steps] == ["write /etc/rsyslog.d/00-donjon.conf"]

@@ -80,8 +80,8 @@ def _is_helper(one: Listener) -> bool:
 
 def _helper(listener: Listener, around: Surroundings, allowed: list[Network]) -> Verdict:
     name = listener.process if listener.process.startswith(_HELPERS) else _HELPERS_PORTS[listener.port]
-    if not ip_address(listener.address).is_unspecified:
-        return passed(f"{name} listens on {listener.address} alone")
+    if listener.device or not ip_address(listener.address).is_unspecified:
+        return passed(f"{name} listens on {listener.device or listener.address} alone")
     reached = [one for one in reached_by(listener, around) if not is_allowed(one.origin, allowed)]
     sure = [one for one in reached if one.answer == "accepted"]
     if sure:

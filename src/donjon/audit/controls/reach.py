@@ -61,7 +61,7 @@ def surroundings(host: Host, context: Context) -> Surroundings:
 def reached_by(listener: Listener, around: Surroundings) -> Iterator[Reached]:
     """Who gets to this socket or may do so."""
     for origin in around.origins:
-        if not _same_family(listener.address, origin.address):
+        if not _same_family(listener.address, origin.address) or listener.device not in {"", origin.interface}:
             continue
         for to in _destinations(listener, origin, around.links):
             packet = Packet(origin.address, listener.port, origin.interface, listener.protocol, to)

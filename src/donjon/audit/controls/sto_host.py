@@ -9,7 +9,7 @@ from ipaddress import ip_address
 
 from donjon.audit.control import Context, control
 from donjon.audit.controls.vms import worst
-from donjon.audit.fact import Known, need
+from donjon.audit.fact import Absent, Known, need
 from donjon.audit.facts.domains import Domain
 from donjon.audit.facts.host import Host
 from donjon.audit.facts.images import within
@@ -125,19 +125,30 @@ def host_leaves_disks_alone(host: Host, _: Context) -> Iterable[Verdict]:
                 yield failed(
                     f"the volume group {group} inside a guest's disk is {how} the host", group=group, disk=inside
                 )
-        if isinstance(host.storage.groups, Known) and not _is_filtered(need(host.storage.lvm)):
+        if isinstance(host.storage.groups, Known) and not _is_filtered(host, need(host.storage.lvm)):
             yield failed("LVM of the host looks into all disks: no filter, no list of devices", disks=blocks)
         yield from _automounters(host)
 
     yield worst(find(), "the host does not look into guests' disks")
 
 
-def _is_filtered(settings: dict[str, str]) -> bool:
-    """By a list of devices, or a filter that refuses something."""
+def _is_filtered(host: Host, settings: dict[str, str]) -> bool:
+    """By a list of devices, which counts only if it is there, or by a filter that refuses something."""
     if settings.get("use_devicesfile") == "1":
-        return True
-    filters = (settings.get(name, "") for name in ("global_filter", "filter"))
-    return any(re.search(r"""["']r(\W)""", text) for text in filters)
+        devices = host.paths.at("/etc/lvm/devices/" + settings.get("devicesfile", "system.devices").strip('"'))
+        if not isinstance(devices, Absent):
+            return bool(need(devices).path)
+    return any(_refuses(settings.get(name, "")) for name in ("global_filter", "filter"))
+
+
+def _refuses(patterns: str) -> bool:
+    """lvm.conf(5): the first pattern that fits holds, so nothing is refused after one that takes everything."""
+    for action, expression in re.findall(r"""["']([ar])\W(.*?)\W?["']""", patterns):
+        if action == "r":
+            return True
+        if expression in {".*", ".*/", ""}:
+            return False
+    return False
 
 
 def _automounters(host: Host) -> Iterator[Verdict]:

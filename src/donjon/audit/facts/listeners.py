@@ -15,7 +15,7 @@ from msgspec import Struct
 from donjon.audit.bundle import Bundle
 from donjon.audit.fact import Fact, derived
 
-_EVERY = {"*": "::", "[::]": "::", "0.0.0.0": "0.0.0.0", "::": "::"}  # noqa: S104 -- read, not bound
+_EVERY = {"*": "::", "0.0.0.0": "0.0.0.0", "::": "::"}  # noqa: S104 -- read, not bound
 _SS_USER = re.compile(r'"(?P<name>[^"]*)",(?:pid=)?(?P<pid>\d+)')
 _TCP_LISTEN, _UDP_UNCONNECTED = "0A", "07"
 
@@ -23,8 +23,8 @@ _TCP_LISTEN, _UDP_UNCONNECTED = "0A", "07"
 class Listener(Struct, frozen=True):
     """A listening socket.
 
-    `protocol` is tcp or udp; `address` "0.0.0.0" or "::" for all, without zone; `process` is the name of whoever
-    listens, "" if that could not be seen.
+    `protocol` is tcp or udp; `address` "0.0.0.0" or "::" for all; `process` is the name of whoever listens, "" if that
+    could not be seen; `device`: of a socket for all addresses the interface it is bound to, "" if to none.
     """
 
     protocol: str
@@ -32,6 +32,7 @@ class Listener(Struct, frozen=True):
     port: int
     process: str = ""
     pid: int = 0
+    device: str = ""
 
 
 class Listeners(Struct, frozen=True):
@@ -77,8 +78,11 @@ def _listener(protocol: str, local: str, process: str, pid: int) -> Listener:
     if protocol not in {"tcp", "udp"}:
         raise ValueError(f"{protocol[:20]!r} is no protocol")
     address, _, port = local.rpartition(":")
-    address = address.split("%")[0].strip("[]")
-    return Listener(protocol, _EVERY.get(address) or str(ipaddress.ip_address(address)), int(port), process, pid)
+    address, _, device = address.partition("%")
+    address = address.strip("[]")
+    if address in _EVERY:
+        return Listener(protocol, _EVERY[address], int(port), process, pid, device.strip("]"))
+    return Listener(protocol, str(ipaddress.ip_address(address)), int(port), process, pid)
 
 
 def _of_proc(lines: list[str]) -> Iterator[Listener]:

@@ -115,6 +115,7 @@ shell logical-volumes 10 '
     command -v lvs >/dev/null 2>&1 || exit 127
     lvs --readonly --nohints --noheadings --separator "|" -o vg_name,lv_name,lv_attr 2>/dev/null ||
         lvs --readonly --noheadings --separator "|" -o vg_name,lv_name,lv_attr'
+look -d 1 /etc/lvm/devices
 shell lvm-settings 5 '
     lvmconfig --type full devices 2>/dev/null || lvm dumpconfig devices 2>/dev/null || {
         command -v pvs >/dev/null 2>&1 || exit 127
