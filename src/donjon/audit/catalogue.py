@@ -12,7 +12,6 @@ from msgspec import Struct
 
 from donjon.audit.verdict import Severity
 
-
 KINDS = {"K": "KVM/libvirt", "X": "Xen with xl", "O": "Oracle VM 3"}
 """Kinds of host, by letter."""
 

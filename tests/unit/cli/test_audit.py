@@ -352,7 +352,7 @@ def test_a_baseline_that_is_approved_holds_until_a_file_changes(fresh: Cli, home
     before = bundle(home / "before.tar", host(baseline_hashes=HASHES + "end\n"), "kvm[1]")
     outcome = fresh("audit", "baseline", "--bundle", before)
     assert outcome.exit_code == 0
-    profile = fresh("audit", "profile", "show", "kvm-single").out.replace("[baseline]\n", "")
+    profile = fresh("audit", "profile", "show", "kvm-single").out
     (home / "ours.toml").write_text(profile + outcome.out, encoding="utf-8")
     changed = HASHES.replace("b" * 64, "c" * 64)
     after = bundle(home / "after.tar", host(baseline_hashes=changed + "end\n"), "kvm[1]")
@@ -373,6 +373,21 @@ def test_a_file_that_could_not_be_read_is_not_approved(fresh: Cli, home: Path) -
     assert "# not looked at: kvm2: " in outcome.out
     assert '"/etc/shadow"' not in outcome.out
     assert msgspec.toml.decode(outcome.raw)["baseline"].keys() == {"kvm1"}
+
+
+@pytest.mark.parametrize(("word", "says"), [("web01", "VM=IMAGE"), ("mail={image}", "no host that was looked at")])
+def test_a_disk_of_no_vm_is_refused(cli: Cli, bad: Path, home: Path, word: str, says: str) -> None:
+    outcome = cli("audit", "--bundle", bad, "--disk", word.format(image=home / "a.img"))
+    assert outcome.exit_code == 1
+    assert says in outcome.err
+
+
+def test_what_a_vms_disk_says_is_judged_and_what_is_not_on_it_is_unknown(cli: Cli, bad: Path, home: Path) -> None:
+    make_raw(home / "a.img", {0: b"x"}, 1 << 20)
+    words = ("audit", "--bundle", bad, "--control", "INS-04", "--disk", f"web01={home / 'a.img'}", "--json")
+    (finding,) = cli(*words).json["report"]["findings"]
+    assert (finding["result"]["name"], finding["result"]["status"]) == ("web01", "unknown")
+    assert "no Linux system was found" in finding["result"]["summary"]
 
 
 def test_restore_points_are_judged_and_nothing_is_undone(cli: Cli, bad: Path, home: Path) -> None:

@@ -9,7 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from donjon.audit.facts.drift import Difference, Drift
+from donjon.audit.verdict import Status
 from donjon.cli.commands.gold import DriftShown, SealShown
+from tests.unit.audit.findings import result
 from tests.unit.cli.bundles import bundle, host
 from tests.unit.cli.conftest import Cli
 
@@ -58,6 +61,23 @@ def test_an_image_that_cannot_be_read_does_not_pass(fresh: Cli, home: Path) -> N
     assert outcome.exit_code != 0
     assert outcome.json["sha256"] is None
     assert "pass" not in {one["status"] for one in outcome.json["findings"]}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ends_with"),
+    [((), 0), ((Status.UNKNOWN,), 21), ((Status.UNKNOWN, Status.FAIL), 20)],
+)
+def test_what_was_found_says_how_it_ends(statuses: tuple[Status, ...], ends_with: int) -> None:
+    findings = tuple(result("GLD-03", status, summary="told") for status in statuses)
+    assert SealShown("gold.raw", "0" * 64, findings).exit_code == ends_with
+
+
+def test_a_clone_that_could_not_be_compared_does_not_pass() -> None:
+    nothing = Difference((), (), ())
+    drift = Drift(nothing, nothing, nothing, nothing, unknown={"packages": "damaged"})
+    assert DriftShown("gold.raw", "clone.raw", drift).exit_code == 21
+    assert DriftShown("gold.raw", "clone.raw", msgspec.structs.replace(drift, unknown={})).exit_code == 0
+    assert DriftShown("gold.raw", "clone.raw", msgspec.structs.replace(drift, forbidden=("/a",))).exit_code == 20
 
 
 def test_an_audit_without_gold_images_says_so(fresh: Cli, home: Path) -> None:

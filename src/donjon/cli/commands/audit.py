@@ -76,7 +76,8 @@ def run(
     session = Session(common, program)
     advisories, gold = beside.known_holes(session), beside.gold_images()
     looked = look_at(places, bundle, session)
-    fleet = tuple(msgspec.structs.replace(host, gold=gold) for host in beside.with_backups(looked.hosts, session))
+    known = beside.with_disks(beside.with_backups(looked.hosts, session))
+    fleet = tuple(msgspec.structs.replace(host, gold=gold) for host in known)
     made = make_report(criteria.judge(fleet, advisories), fleet, criteria.waivers, before)
     return _handed_over(made, format, output, common, looked.failed, wanted.exit_code(made))
 

@@ -17,6 +17,7 @@ from donjon.audit.backup_source import inspect_guests, read_backup
 from donjon.audit.fact import Known
 from donjon.audit.facts.guests import Gold
 from donjon.audit.facts.host import Host
+from donjon.audit.guest.inspect import inspect_image
 from donjon.cli.session import Session
 from donjon.errors import ConfigError
 from donjon.gold.register import Register
@@ -33,6 +34,9 @@ class Beside:
 
     restore_points: bool = False
     """Also judge the repository's restore points, and the guests as they are in the newest of them."""
+
+    disk: Annotated[tuple[str, ...], Parameter(metavar="VM=IMAGE")] = ()
+    """Look into a VM's disk image, which nobody uses; may be repeated."""
 
     gold: Annotated[Path | None, Parameter(metavar="DIR")] = None
     """Register of gold images, which are judged, too; needs --signers."""
@@ -58,6 +62,20 @@ class Beside:
             raise ConfigError(f"cannot judge the gold images of {self.gold}: there is no such directory")
         return read_gold(Register(self.gold), self.signers)
 
+    def with_disks(self, hosts: tuple[Host, ...]) -> tuple[Host, ...]:
+        """The hosts, with what the images of --disk say of their VMs. Raises ConfigError, HostError."""
+        for word in self.disk:
+            name, separator, image = word.partition("=")
+            if not (name and separator and image):
+                raise ConfigError(f"cannot understand --disk {word}", hint="say VM=IMAGE")
+            owner = next((host for host in hosts if name in _vms(host)), None)
+            if owner is None:
+                raise ConfigError(f"cannot look into a disk of {name}: no host that was looked at has such a VM")
+            guest = {_vms(owner)[name]: inspect_image(Path(image))}
+            looked = msgspec.structs.replace(owner, guests=owner.guests | guest)
+            hosts = tuple(looked if host is owner else host for host in hosts)
+        return hosts
+
     def with_backups(self, hosts: tuple[Host, ...], session: Session) -> tuple[Host, ...]:
         """The hosts, with what repository and records say of their VMs if that was asked for. Raises DonjonError."""
         if not self.restore_points:
@@ -66,7 +84,9 @@ class Beside:
             left = session.program.left_owed()
             backup = read_backup([repository], session.program.drills, left, datetime.now(UTC))
             return tuple(
-                msgspec.structs.replace(host, backup=backup, guests=inspect_guests([repository], _vms(host)))
+                msgspec.structs.replace(
+                    host, backup=backup, guests=inspect_guests([repository], set(_vms(host).values()))
+                )
                 for host in hosts
             )
 
@@ -79,6 +99,8 @@ def advisories_folder(session: Session) -> Path:
     return session.program.state_directory / "advisories"
 
 
-def _vms(host: Host) -> list[str]:
+def _vms(host: Host) -> dict[str, str]:
+    """Name or UUID of a VM -> its UUID."""
     domains = host.domains.all
-    return [vm.uuid for vm in domains.value] if isinstance(domains, Known) else []
+    known = domains.value if isinstance(domains, Known) else ()
+    return {key: vm.uuid for vm in known for key in (vm.name, vm.uuid) if vm.uuid}
