@@ -16,7 +16,7 @@ import pytest
 from donjon import host_command
 from donjon.audit.catalogue import FixClass
 from donjon.errors import DonjonError, HostError, RefusedError
-from donjon.harden.apply import OnHost, State, apply, pending, rollback
+from donjon.harden.apply import OnHost, State, apply, confirm, pending, rollback
 from donjon.harden.change import Change, Command, Edit, Permissions, Want
 from donjon.harden.compile import call_script
 from donjon.harden.editors import assignments, whole
@@ -205,3 +205,45 @@ def test_a_rollback_goes_on_when_its_connection_dies(host: ScratchHost) -> None:
         os.killpg(caller.pid, 9)
     undone(host, plan)
     assert host.snapshot() == before
+
+
+def test_one_plan_waits_at_a_time(host: ScratchHost) -> None:
+    first, second = host.plan(guarded(EDIT)), host.plan(OTHER)
+    apply(first, host.runner)
+    with pytest.raises(RefusedError, match=f"plan {first.id} is not decided yet"):
+        apply(second, host.runner)
+    rollback(first.id, host.runner)
+    assert apply(second, host.runner) is State.CONFIRMED
+
+
+def test_without_a_confirm_all_is_undone(host: ScratchHost) -> None:
+    before = host.snapshot()
+    plan = host.plan(guarded(EDIT, _Turn(1).command))
+    assert apply(plan, host.runner, confirm_after=0) is State.WAITING
+    undone(host, plan)
+    assert host.snapshot() == before
+    with pytest.raises(RefusedError, match="it was undone already"):
+        confirm(plan.id, host.runner)
+
+
+def test_a_reboot_before_the_confirm_undoes_all(host: ScratchHost) -> None:
+    before = host.snapshot()
+    plan = host.plan(guarded(EDIT, _Turn(1).command))
+    apply(plan, host.runner)
+    host.power_cut()
+    assert host.at("/etc/knob1").exists()
+    boot(host)
+    undone(host, plan)
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("path", ["/etc/one.conf", "/etc/knob"])
+def test_a_rollback_spares_what_somebody_changed_since(host: ScratchHost, path: str) -> None:
+    knob = Command("knob", 'echo 2 >"$ROOT/etc/knob"', 'cat "$BEFORE" >"$ROOT/etc/knob"', 'cat "$ROOT/etc/knob"')
+    plan = host.plan(Change("two", (EDIT, knob, *OTHER.wants)))
+    apply(plan, host.runner)
+    host.write(path, "mine now\n")
+    with pytest.raises(RefusedError, match="not as it was when this was planned"):
+        rollback(plan.id, host.runner)
+    assert host.at(path).read_text() == "mine now\n"
+    assert host.at("/etc/other").exists()

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import TypeVar
 
 from donjon.model.progress import Progress
@@ -14,6 +16,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _HEARS_S = 0.5
+_STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class Stop:
@@ -67,6 +70,7 @@ def run_each(items: Sequence[T], work: Callable[[T, Stop], R], parallel: int) ->
     failures: list[BaseException] = []
 
     def begin(item: T) -> R:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)  # for the sake of programs that it starts
         try:
             stop.check()
             return work(item, stop)
@@ -76,7 +80,8 @@ def run_each(items: Sequence[T], work: Callable[[T, Stop], R], parallel: int) ->
 
     with ThreadPoolExecutor(min(parallel, len(items)), "donjon-work") as workers:
         try:
-            futures = [workers.submit(begin, item) for item in items]
+            with _signals_held_back():
+                futures = [workers.submit(begin, item) for item in items]
             return [_result(future) for future in futures]
         except BaseException as why:
             stop.ask(why)
@@ -86,6 +91,16 @@ def run_each(items: Sequence[T], work: Callable[[T, Stop], R], parallel: int) ->
                     for note in getattr(failure, "__notes__", ()):
                         why.add_note(note)
             raise
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A signal in the moment between the start of a worker and its being known would let nobody wait for it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _result(future: Future[R]) -> R:

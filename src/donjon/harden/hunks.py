@@ -19,7 +19,7 @@ _MASKED = re.compile(r"\[secret (\d+) of line (\d+)\]")
 
 
 def hunks_between(before: str, after: str) -> tuple[Hunk, ...]:
-    """The lines in which two texts differ. Only these are in a plan, and secrets in them are not: they stay on the host.
+    """The lines in which two texts differ. Only these are in a plan; secrets in them stay on the host.
 
     Raises:
         ValueError: they cannot be told apart in a plan.

@@ -77,14 +77,18 @@ def test_the_host_makes_of_the_old_text_just_the_new_one(pairs: list[tuple[str, 
         (
             "<graphics listen='0.0.0.0' passwd='hunter2&amp;/\\' keymap='de'>",
             "<graphics listen='::1' passwd='hunter2&amp;/\\' keymap='de'>",
-            "-<graphics listen='0.0.0.0' passwd='[secret 1 of line 2]' keymap='de'>\n"
-            "+<graphics listen='::1' passwd='[secret 1 of line 2]' keymap='de'>",
+            (
+                "-<graphics listen='0.0.0.0' passwd='[secret 1 of line 2]' keymap='de'>\n"
+                "+<graphics listen='::1' passwd='[secret 1 of line 2]' keymap='de'>"
+            ),
         ),
         (
             "vfb = [ 'vncpasswd=hunter2,type=vnc', 'spicepasswd=hunter22' ]",
             "vfb = [ 'spicepasswd=hunter22' ]",
-            "-vfb = [ 'vncpasswd=[secret 1 of line 2],type=vnc', 'spicepasswd=[secret 2 of line 2]' ]\n"
-            "+vfb = [ 'spicepasswd=[secret 2 of line 2]' ]",
+            (
+                "-vfb = [ 'vncpasswd=[secret 1 of line 2],type=vnc', 'spicepasswd=[secret 2 of line 2]' ]\n"
+                "+vfb = [ 'spicepasswd=[secret 2 of line 2]' ]"
+            ),
         ),
         ('vnc_password = "hunter2"', "# none", '-vnc_password = "[secret 1 of line 2]"\n+# none'),
         ("(vncpasswd 'hunter2')", "(vncpasswd '')", "-(vncpasswd '[secret 1 of line 2]')\n+(vncpasswd '')"),
