@@ -375,6 +375,19 @@ def test_a_file_that_could_not_be_read_is_not_approved(fresh: Cli, home: Path) -
     assert msgspec.toml.decode(outcome.raw)["baseline"].keys() == {"kvm1"}
 
 
+def test_what_is_in_a_file_is_not_printed_again(fresh: Cli, bad: Path) -> None:
+    outcome = fresh("audit", "--bundle", bad, "--format", "json", "-o", "r.json")
+    assert outcome.out.splitlines()[-1] == "written: r.json"
+    assert len(outcome.out.splitlines()) < 8
+
+
+def test_that_no_vm_could_be_judged_is_said_first(cli: Cli, home: Path) -> None:
+    without = bundle(home / "without.tar", {"hypervisors": "libvirt-qemu\n"})
+    first, second = cli("audit", "--bundle", without).out.splitlines()[:2]
+    assert first.startswith("kvm1: ")
+    assert "no VM was judged: " in second
+
+
 @pytest.mark.parametrize(("word", "says"), [("web01", "VM=IMAGE"), ("mail={image}", "no host that was looked at")])
 def test_a_disk_of_no_vm_is_refused(cli: Cli, bad: Path, home: Path, word: str, says: str) -> None:
     outcome = cli("audit", "--bundle", bad, "--disk", word.format(image=home / "a.img"))

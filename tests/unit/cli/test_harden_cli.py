@@ -87,6 +87,11 @@ def test_confirmed_at_once_nothing_waits(fresh: Cli, kvm1: ScratchHost, guarded:
     assert (outcome.exit_code, "is done" in outcome.out, kvm1.undecided) == (0, True, False)
 
 
+def test_this_machine_is_not_confirmed_by_who_applied_it(fresh: Cli, guarded: Path) -> None:
+    outcome = fresh("harden", "apply", guarded, "--confirm")
+    assert (outcome.exit_code, "that must come from another process" in outcome.err) == (1, True)
+
+
 def test_a_host_that_has_changed_since_is_left_alone(fresh: Cli, kvm1: ScratchHost, guarded: Path) -> None:
     kvm1.write("/etc/rule", "somebody else's\n")
     outcome = fresh("harden", "apply", guarded, *THERE)

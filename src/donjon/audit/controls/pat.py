@@ -273,4 +273,11 @@ def package_signatures_are_enforced(host: Host, _context: Context) -> Iterable[V
 
 
 def _weak(one: WeakSource) -> Verdict:
-    return failed(f"{one.path}, line {one.line}: {one.what} lets anybody's packages in", file=one.path, line=one.line)
+    said, place = one.what.lower(), f"{one.path}, line {one.line}"
+    if said.startswith(("check-valid-until", "check-date")):
+        say = f"{place}: {one.what} lets old lists be played again, without the updates since"
+        return failed(say, lower=1, file=one.path, line=one.line)
+    if said.startswith(("verify-", "sslverify")):
+        say = f"{place}: {one.what} lets anybody on the way see and hold back what is fetched"
+        return failed(say, lower=1, file=one.path, line=one.line)
+    return failed(f"{place}: {one.what} lets anybody's packages in", file=one.path, line=one.line)

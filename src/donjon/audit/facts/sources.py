@@ -17,15 +17,16 @@ from donjon.audit.fact import Absent, Fact, Known, Unknown
 _YES = r"(?:yes|true|1|on|enable|with)"
 _NO = r"(?:no|false|0|off|disable|without)"
 _APT_LINE = re.compile(
-    rf"^\s*deb(?:-src)?\s+\[[^\]]*\b(?P<what>(?:trusted|allow-insecure|allow-weak)={_YES}|check-valid-until={_NO})\b",
+    rf"^\s*deb(?:-src)?\s+\[[^\]]*\b(?P<what>(?:trusted|allow-insecure|allow-weak)={_YES}|check-(?:valid-until|date)={_NO})\b",
     re.IGNORECASE,
 )
 _APT_FIELD = re.compile(
-    rf"^(?P<what>(?:Trusted|Allow-Insecure|Allow-Weak):\s*{_YES}|Check-Valid-Until:\s*{_NO})\s*$", re.IGNORECASE
+    rf"^(?P<what>(?:Trusted|Allow-Insecure|Allow-Weak):\s*{_YES}|Check-(?:Valid-Until|Date):\s*{_NO})\s*$",
+    re.IGNORECASE,
 )
 _APT_SETTING = re.compile(
     r"(?P<what>(?:(?:AllowInsecureRepositories|AllowWeakRepositories|AllowDowngradeToInsecureRepositories"
-    rf'|AllowUnauthenticated)\s+"?{_YES}\b|(?:Check-Valid-Until|Verify-Peer|Verify-Host)\s+"?{_NO}\b))',
+    rf'|AllowUnauthenticated)\s+"?{_YES}\b|(?:Check-Valid-Until|Check-Date|Verify-Peer|Verify-Host)\s+"?{_NO}\b))',
     re.IGNORECASE,
 )
 _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")

@@ -17,7 +17,7 @@ from msgspec import Struct
 from donjon import __version__
 from donjon.audit.catalogue import KINDS, AttackPath, Control, catalogue
 from donjon.audit.diff import Change, compare
-from donjon.audit.fact import Known
+from donjon.audit.fact import Known, Unknown
 from donjon.audit.facts.host import Host
 from donjon.audit.judge import Judgement, Result
 from donjon.audit.score import score
@@ -36,6 +36,8 @@ class AuditedHost(Struct, frozen=True):
     kinds: str
     system: str
     taken: datetime | None
+    vms_unseen: str | None = None
+    """Why no VM of it could be judged, if that is so."""
 
 
 class Finding(Struct, frozen=True):
@@ -180,12 +182,14 @@ def _changes(results: Sequence[Result], baseline: Report | None) -> dict[str, Ch
 
 def _audited(host: Host) -> AuditedHost:
     platform = host.platform
+    kinds = platform.kinds.value if isinstance(platform.kinds, Known) else ""
     return AuditedHost(
         id=platform.id,
         name=platform.name,
-        kinds=platform.kinds.value if isinstance(platform.kinds, Known) else "",
+        kinds=kinds,
         system=platform.release.value.pretty if isinstance(platform.release, Known) else "",
         taken=platform.taken.value if isinstance(platform.taken, Known) else None,
+        vms_unseen=host.domains.all.reason if isinstance(host.domains.all, Unknown) and kinds else None,
     )
 
 

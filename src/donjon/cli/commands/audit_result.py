@@ -113,20 +113,28 @@ class Audited(Result):
         return IncompleteError.exit_code if self.not_collected else self.verdict
 
     def show(self, page: Page) -> None:
-        """The ten worst, then all that fails by who gains from it, then what is not judged; or the document."""
+        """The ten worst, then all that fails by who gains from it, then what is not judged; or the document.
+
+        What is in a file is not said again.
+        """
         if self.document is not None:
             page.raw(self.document)
             return
         _show_head(self.report, page)
-        _show_worst(self.report, page)
-        for path, group in self.report.by_attack_path():
-            page.line()
-            page.line(f"{path.value} ({len(group)})", bold=True)
-            _show_findings(self.report, group, page)
-        _show_rest(self.report, page)
+        if not self.written:
+            _show_report(self.report, page)
         show_not_collected(self.not_collected, page)
         for file in self.written:
             page.line(f"written: {file}")
+
+
+def _show_report(report: Report, page: Page) -> None:
+    _show_worst(report, page)
+    for path, group in report.by_attack_path():
+        page.line()
+        page.line(f"{path.value} ({len(group)})", bold=True)
+        _show_findings(report, group, page)
+    _show_rest(report, page)
 
 
 def _show_head(report: Report, page: Page) -> None:
@@ -134,8 +142,12 @@ def _show_head(report: Report, page: Page) -> None:
         kinds = ", ".join(KINDS[kind] for kind in host.kinds) or "no hypervisor found"
         seen = f", looked at {moment(host.taken)}" if host.taken else ""
         page.line(f"{host.name}: {host.system or 'unknown system'}, {kinds}{seen}")
+        if host.vms_unseen:
+            _paragraph(page, "  no VM was judged: ", host.vms_unseen)
     counts = severity_counts(report.failures())
     told = ", ".join(f"{number} {severity.value}" for severity, number in counts.items() if number) or "nothing fails"
+    new = sum(one.change is Change.NEW for one in report.findings)
+    told += f", {new} of them new" if any(one.change for one in report.findings) else ""
     waived = sum(one.waiver is not None for one in report.findings)
     page.line(f"{told}; {count(len(_unseen(report)), 'result')} unknown; {waived} waived")
     if report.score is not None and report.score_without_waivers is not None:

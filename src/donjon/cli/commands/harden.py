@@ -108,7 +108,9 @@ def apply(
     /,
     *,
     place: Place = _PLACE,
-    confirm: Annotated[bool, Parameter(help="Confirm at once, if the host still answers a new connection.")] = False,
+    confirm: Annotated[
+        bool, Parameter(help="Confirm at once, if the host still answers a new connection; with --host.")
+    ] = False,
     confirm_after: Annotated[
         int, Parameter(metavar="SECONDS", help="Undo guarded changes that are not confirmed by then.")
     ] = CONFIRM_AFTER_S,
@@ -125,6 +127,11 @@ def apply(
         donjon harden apply plan.json --host ssh://root@kvm1 --confirm
     """
     del common
+    if confirm and not place.host:
+        raise ConfigError(
+            "cannot confirm at once on this machine: that must come from another process",
+            hint="leave out --confirm, and say `donjon harden confirm` afterwards",
+        )
     if confirm_after < 1:
         raise ConfigError(f"cannot undo what is not confirmed after {confirm_after} s: say at least 1")
     loaded, runner = load(plan), place.runner()

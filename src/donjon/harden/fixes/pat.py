@@ -84,7 +84,7 @@ def package_signatures_are_enforced(result: Result, host: Host, profile: Profile
     return Change(
         f"{weak.path} does without {weak.what}",
         (Edit(weak.path, _strict(weak)),),
-        note="a source that cannot prove it gives no packages any more",
+        note="a source that does not pass this check gives no packages any more",
     )
 
 
